@@ -1,0 +1,82 @@
+//! Latencies in a histogram that several processes fill and one merges without loss.
+//!
+//! All histograms have the same buckets, so (bucket value, count) pairs carry everything.
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+/// One hour. What takes longer is recorded as this.
+const NS_MAX: u64 = 3_600_000_000_000;
+
+/// Nanoseconds, three significant digits.
+#[derive(Debug, Clone)]
+pub(crate) struct Latencies(Histogram<u64>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, NS_MAX, 3).expect("the bounds are valid constants"))
+    }
+}
+
+/// The filled buckets: (a value in the bucket, in ns; count).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Buckets(Vec<(u64, u64)>);
+
+impl Latencies {
+    #[inline]
+    pub(crate) fn record(&mut self, ns: u64) {
+        self.0.saturating_record(ns);
+    }
+
+    pub(crate) fn merge(&mut self, buckets: &Buckets) {
+        for &(ns, count) in &buckets.0 {
+            self.0.saturating_record_n(ns, count);
+        }
+    }
+
+    pub(crate) fn to_buckets(&self) -> Buckets {
+        let filled = self.0.iter_recorded();
+        Buckets(filled.map(|v| (v.value_iterated_to(), v.count_at_value())).collect())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Milliseconds at `quantile` (0.0..=1.0).
+    pub(crate) fn ms_at(&self, quantile: f64) -> f64 {
+        ms(self.0.value_at_quantile(quantile))
+    }
+
+    pub(crate) fn max_ms(&self) -> f64 {
+        ms(self.0.max())
+    }
+
+    pub(crate) fn mean_ms(&self) -> f64 {
+        self.0.mean() / 1e6
+    }
+}
+
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_buckets_equals_recording_in_one_place() {
+        let (mut whole, mut parts) = (Latencies::default(), [Latencies::default(), Latencies::default()]);
+        for n in 1..50_000_u64 {
+            let ns = n * n % 7_919_000_003;
+            whole.record(ns);
+            parts[(n % 2) as usize].record(ns);
+        }
+        let mut merged = Latencies::default();
+        parts.iter().for_each(|part| merged.merge(&part.to_buckets()));
+        for quantile in [0.0, 0.5, 0.99, 0.999, 1.0] {
+            assert_eq!(merged.ms_at(quantile), whole.ms_at(quantile));
+        }
+    }
+}

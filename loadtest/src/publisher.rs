@@ -1,0 +1,483 @@
+//! Publishers on an open-loop schedule.
+//!
+//! **For:** offering a constant rate whatever the server does. Event k of all is due at
+//! `start + k / rate`; publisher p sends every k with `k mod publishers = p`, topics in rotation.
+//! **What always holds:** one publisher uses one connection at a time and sends in sequence, so a
+//! server that keeps a connection's order keeps the sequence's. Requests are pipelined: the next
+//! one does not wait for the answer to the last.
+//! **Overload:** when `in_flight_max` publishes are unanswered the publisher waits; what it then
+//! sends late carries its intended time, so the wait shows in intended→receive.
+//! A refused or unanswered publish is never repeated; its number is reported as uncertain.
+//! **Not chosen:** several connections per publisher. They would not need pipelining, but nobody
+//! could tell then which order is the right one.
+
+use std::collections::VecDeque;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::clock::now_ns;
+use crate::http::{Body, HEAD_LEN_MAX, Head};
+use crate::latency::Latencies;
+use crate::payload::Stamp;
+use crate::swarm::Slot;
+use crate::target::Target;
+
+/// Bytes put together for one write at most, so that the time stamped is close to the time sent.
+const WRITE_LEN: usize = 32 * 1024;
+/// A connection that answers nothing for so long is given up.
+const ANSWER_WAIT_NS: u64 = 10_000_000_000;
+/// How long after the end of the schedule a publisher that is late may go on.
+const OVERTIME_NS: u64 = 20_000_000_000;
+const RECONNECT_WAIT: Duration = Duration::from_millis(100);
+
+/// What is to be published, by all publishers together.
+#[derive(Debug, Clone)]
+pub(crate) struct PublishPlan {
+    pub(crate) via: Via,
+    pub(crate) run: u32,
+    pub(crate) topics: Vec<String>,
+    pub(crate) publishers: usize,
+    /// Events per second. Above 0.
+    pub(crate) rate: f64,
+    /// Events.
+    pub(crate) total: u64,
+    /// Bytes of each.
+    pub(crate) payload: usize,
+    /// Per publisher. At least 1.
+    pub(crate) in_flight_max: usize,
+}
+
+/// How to publish.
+#[derive(Debug, Clone)]
+pub(crate) enum Via {
+    Http(Target),
+    Redis { target: Target, channel_prefix: String },
+}
+
+/// What was published.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Topic t, publisher p at `t * publishers + p`.
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) sent: u64,
+    pub(crate) accepted: u64,
+    /// Answered, but not with success.
+    pub(crate) refused: u64,
+    /// Never answered.
+    pub(crate) unanswered: u64,
+    /// `None` when nothing was sent.
+    pub(crate) first_sent_ns: Option<u64>,
+    pub(crate) last_sent_ns: u64,
+    /// Sent − intended.
+    pub(crate) late: Latencies,
+    pub(crate) first_error: Option<String>,
+}
+
+impl PublishPlan {
+    /// Runs all publishers; returns when the last is through.
+    pub(crate) fn run(&self, start_ns: u64) -> Outcome {
+        let mut outcome = Outcome::new(self);
+        thread::scope(|scope| {
+            let publishers: Vec<_> = (0..self.publishers)
+                .map(|index| scope.spawn(move || Publisher::new(self, index, start_ns).run()))
+                .collect();
+            for publisher in publishers {
+                match publisher.join() {
+                    Ok(part) => outcome.merge(part),
+                    Err(_) => outcome.first_error = Some("a publisher panicked".to_owned()),
+                }
+            }
+        });
+        outcome
+    }
+
+    /// When event `index` of all is due.
+    fn intended_ns(&self, start_ns: u64, index: u64) -> u64 {
+        start_ns + (index as f64 * 1e9 / self.rate) as u64
+    }
+}
+
+impl Outcome {
+    fn new(plan: &PublishPlan) -> Self {
+        Self { slots: vec![Slot::default(); plan.topics.len() * plan.publishers], ..Self::default() }
+    }
+
+    fn merge(&mut self, part: Self) {
+        for (slot, other) in self.slots.iter_mut().zip(part.slots) {
+            // Each slot belongs to one publisher; the others' are empty.
+            slot.count += other.count;
+            slot.uncertain.extend(other.uncertain);
+        }
+        self.sent += part.sent;
+        self.accepted += part.accepted;
+        self.refused += part.refused;
+        self.unanswered += part.unanswered;
+        self.first_sent_ns = self.first_sent_ns.into_iter().chain(part.first_sent_ns).min();
+        self.last_sent_ns = self.last_sent_ns.max(part.last_sent_ns);
+        self.late.merge(&part.late.to_buckets());
+        self.first_error = self.first_error.take().or(part.first_error);
+    }
+}
+
+struct Publisher<'a> {
+    plan: &'a PublishPlan,
+    index: usize,
+    start_ns: u64,
+    /// Its next event, counted over its topics: `0 <= next <= count`.
+    next: u64,
+    count: u64,
+    connection: Option<Connection>,
+    /// Sent and not answered, oldest first.
+    in_flight: VecDeque<u64>,
+    last_answer_ns: u64,
+    out: Vec<u8>,
+    outcome: Outcome,
+}
+
+impl<'a> Publisher<'a> {
+    fn new(plan: &'a PublishPlan, index: usize, start_ns: u64) -> Self {
+        let publishers = plan.publishers as u64;
+        Self {
+            plan,
+            index,
+            start_ns,
+            next: 0,
+            count: (plan.total + publishers - 1 - index as u64) / publishers,
+            connection: None,
+            in_flight: VecDeque::new(),
+            last_answer_ns: 0,
+            out: Vec::new(),
+            outcome: Outcome::new(plan),
+        }
+    }
+
+    fn run(mut self) -> Outcome {
+        let deadline_ns = self.plan.intended_ns(self.start_ns, self.plan.total) + OVERTIME_NS;
+        while (self.next < self.count || !self.in_flight.is_empty()) && now_ns() < deadline_ns {
+            if let Err(error) = self.turn() {
+                self.give_up_connection(&format!("{error:#}"));
+                thread::sleep(RECONNECT_WAIT);
+            }
+        }
+        self.give_up_connection("the time to publish is over");
+        for slot in &mut self.outcome.slots {
+            slot.uncertain.sort_unstable();
+        }
+        self.outcome
+    }
+
+    /// Sends what is due, then waits for answers or for the next to be due.
+    fn turn(&mut self) -> Result<()> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.plan.via)?,
+        };
+        let sent = self.send_due(&mut connection);
+        let answered = sent.and_then(|()| self.wait_for_answers(&mut connection));
+        // The answers that did come before an error are taken all the same.
+        let (answers, closes) = connection.take_answers()?;
+        answers.into_iter().for_each(|accepted| self.handle_answer(accepted));
+        answered?;
+        if closes {
+            bail!("the server closed a publishing connection");
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    fn send_due(&mut self, connection: &mut Connection) -> Result<()> {
+        self.out.clear();
+        while self.may_send() && self.out.len() < WRITE_LEN {
+            let (intended_ns, sent_ns) = (self.next_due_ns(), now_ns());
+            if sent_ns < intended_ns {
+                break;
+            }
+            self.encode_next(intended_ns, sent_ns);
+        }
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        connection.stream.write_all(&self.out).context("publish")
+    }
+
+    fn may_send(&self) -> bool {
+        self.next < self.count && self.in_flight.len() < self.plan.in_flight_max
+    }
+
+    fn next_due_ns(&self) -> u64 {
+        let index = self.next * self.plan.publishers as u64 + self.index as u64;
+        self.plan.intended_ns(self.start_ns, index)
+    }
+
+    fn encode_next(&mut self, intended_ns: u64, sent_ns: u64) {
+        let topics = self.plan.topics.len() as u64;
+        let topic = (self.next % topics) as usize;
+        let stamp = Stamp {
+            run: self.plan.run,
+            publisher: self.index as u16,
+            topic: topic as u16,
+            seq: self.next / topics,
+            intended_ns,
+            sent_ns,
+        };
+        self.plan.via.encode(&self.plan.topics[topic], &stamp, self.plan.payload, &mut self.out);
+        self.outcome.slots[topic * self.plan.publishers + self.index].count += 1;
+        self.outcome.sent += 1;
+        self.outcome.first_sent_ns.get_or_insert(sent_ns);
+        self.outcome.last_sent_ns = sent_ns;
+        self.outcome.late.record(sent_ns - intended_ns);
+        if self.in_flight.is_empty() {
+            self.last_answer_ns = sent_ns;
+        }
+        self.in_flight.push_back(self.next);
+        self.next += 1;
+    }
+
+    fn wait_for_answers(&mut self, connection: &mut Connection) -> Result<()> {
+        let now = now_ns();
+        let give_up_ns = self.last_answer_ns + ANSWER_WAIT_NS;
+        if !self.in_flight.is_empty() && now >= give_up_ns {
+            bail!("no answer for {} s", ANSWER_WAIT_NS / 1_000_000_000);
+        }
+        let mut until_ns = if self.in_flight.is_empty() { u64::MAX } else { give_up_ns };
+        if self.may_send() {
+            until_ns = until_ns.min(self.next_due_ns());
+        }
+        if until_ns == u64::MAX {
+            return Ok(());
+        }
+        connection.read_until(until_ns.saturating_sub(now))
+    }
+
+    fn handle_answer(&mut self, accepted: Result<(), String>) {
+        self.last_answer_ns = now_ns();
+        let Some(number) = self.in_flight.pop_front() else {
+            return;
+        };
+        match accepted {
+            Ok(()) => self.outcome.accepted += 1,
+            Err(why) => {
+                self.outcome.refused += 1;
+                self.outcome.first_error.get_or_insert(why);
+                self.note_uncertain(number);
+            }
+        }
+    }
+
+    fn give_up_connection(&mut self, why: &str) {
+        self.connection = None;
+        if !self.in_flight.is_empty() || self.next < self.count {
+            self.outcome.first_error.get_or_insert_with(|| why.to_owned());
+        }
+        while let Some(number) = self.in_flight.pop_front() {
+            self.outcome.unanswered += 1;
+            self.note_uncertain(number);
+        }
+    }
+
+    fn note_uncertain(&mut self, number: u64) {
+        let topics = self.plan.topics.len() as u64;
+        let slot = (number % topics) as usize * self.plan.publishers + self.index;
+        self.outcome.slots[slot].uncertain.push(number / topics);
+    }
+}
+
+impl Via {
+    fn target(&self) -> &Target {
+        match self {
+            Self::Http(target) | Self::Redis { target, .. } => target,
+        }
+    }
+
+    fn encode(&self, topic: &str, stamp: &Stamp, size: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Http(target) => {
+                out.extend_from_slice(target.publish_head(topic, size).as_bytes());
+                stamp.encode(size, out);
+            }
+            Self::Redis { channel_prefix, .. } => {
+                let channel_len = channel_prefix.len() + topic.len();
+                let head = format!("*3\r\n$7\r\nPUBLISH\r\n${channel_len}\r\n{channel_prefix}{topic}\r\n${size}\r\n");
+                out.extend_from_slice(head.as_bytes());
+                stamp.encode(size, out);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+}
+
+/// One connection and what has been read of its answers.
+struct Connection {
+    stream: TcpStream,
+    is_redis: bool,
+    /// Read and not yet understood.
+    unread: Vec<u8>,
+    /// The HTTP answer whose body is being read.
+    answer: Option<(Head, Body)>,
+    is_closed: bool,
+}
+
+impl Connection {
+    fn open(via: &Via) -> Result<Self> {
+        let addr = via.target().addr;
+        let deadline = Duration::from_secs(5);
+        let stream = TcpStream::connect_timeout(&addr, deadline).with_context(|| format!("connect to {addr}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(Duration::from_nanos(ANSWER_WAIT_NS)))?;
+        let is_redis = matches!(via, Via::Redis { .. });
+        Ok(Self { stream, is_redis, unread: Vec::new(), answer: None, is_closed: false })
+    }
+
+    /// Reads once, if there is something within `wait_ns`.
+    fn read_until(&mut self, wait_ns: u64) -> Result<()> {
+        let timeout = Timespec { tv_sec: (wait_ns / 1_000_000_000) as i64, tv_nsec: (wait_ns % 1_000_000_000) as i64 };
+        let mut wanted = [PollFd::new(&self.stream, PollFlags::IN)];
+        match poll(&mut wanted, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
+            outcome => outcome?,
+        };
+        let mut part = [0; 16 * 1024];
+        let len = self.stream.read(&mut part).context("read an answer")?;
+        self.is_closed = len == 0;
+        self.unread.extend_from_slice(&part[..len]);
+        Ok(())
+    }
+
+    /// The complete answers among what was read, and whether the connection is of no more use.
+    fn take_answers(&mut self) -> Result<(Vec<Result<(), String>>, bool)> {
+        let mut answers = Vec::new();
+        let mut closes = self.is_closed;
+        if self.is_redis {
+            self.take_redis_answers(&mut answers);
+        } else {
+            closes |= self.take_http_answers(&mut answers)?;
+        }
+        Ok((answers, closes))
+    }
+
+    /// `:3\r\n` is the number of subscribers, `-ERR why\r\n` a refusal.
+    fn take_redis_answers(&mut self, answers: &mut Vec<Result<(), String>>) {
+        let mut at = 0;
+        while let Some(len) = memchr::memmem::find(&self.unread[at..], b"\r\n") {
+            let line = &self.unread[at..at + len];
+            let accepted = line.first() == Some(&b':');
+            answers.push(if accepted { Ok(()) } else { Err(format!("Redis: {}", String::from_utf8_lossy(line))) });
+            at += len + 2;
+        }
+        self.unread.drain(..at);
+    }
+
+    /// True when the server closes after one of these.
+    fn take_http_answers(&mut self, answers: &mut Vec<Result<(), String>>) -> Result<bool> {
+        loop {
+            let (head, mut body) = match self.answer.take() {
+                Some(answer) => answer,
+                None => match Head::parse(&self.unread)? {
+                    Some(head) => {
+                        self.unread.drain(..head.len);
+                        (head, head.body)
+                    }
+                    None => return Ok(false),
+                },
+            };
+            let decoded = body.decode_in_place(&mut self.unread)?;
+            let text = String::from_utf8_lossy(&self.unread[..decoded.body_len.min(200)]).into_owned();
+            self.unread.drain(..decoded.taken);
+            let is_whole = body.is_done() || body == Body::UntilClose && self.is_closed;
+            if !is_whole {
+                self.answer = Some((head, body));
+                return Ok(false);
+            }
+            match head.status {
+                100..200 => continue,
+                200..300 => answers.push(Ok(())),
+                status => answers.push(Err(format!("status {status}: {}", text.trim_end()))),
+            }
+            if head.closes {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+// A head that is refused must not be able to fill memory first.
+const _: () = assert!(HEAD_LEN_MAX <= 1 << 20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader};
+    use std::net::TcpListener;
+
+    fn plan(via: Via, total: u64, publishers: usize) -> PublishPlan {
+        PublishPlan {
+            via,
+            run: 1,
+            topics: vec!["a".to_owned(), "b".to_owned()],
+            publishers,
+            rate: 10_000.0,
+            total,
+            payload: 100,
+            in_flight_max: 8,
+        }
+    }
+
+    /// Accepts `connections` and answers each line that satisfies `wants` with what `answer` says.
+    fn serve(connections: usize, wants: fn(&str) -> bool, answer: fn(usize) -> &'static str) -> Target {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().take(connections) {
+                thread::spawn(move || {
+                    let mut stream = stream.unwrap();
+                    let mut answered = 0;
+                    for line in BufReader::new(stream.try_clone().unwrap()).split(b'\n') {
+                        if wants(&String::from_utf8_lossy(&line.unwrap())) {
+                            stream.write_all(answer(answered).as_bytes()).unwrap();
+                            answered += 1;
+                        }
+                    }
+                });
+            }
+        });
+        Target { addr, authority: addr.to_string() }
+    }
+
+    #[test]
+    fn redis_answers_are_counted_and_refusals_are_uncertain() {
+        let answer = |n| if n == 3 { "-OOM command not allowed\r\n" } else { ":2\r\n" };
+        let target = serve(1, |line| line.starts_with("fw1 "), answer);
+        let via = Via::Redis { target, channel_prefix: "p:".to_owned() };
+        let outcome = plan(via, 10, 1).run(now_ns());
+        assert_eq!((outcome.sent, outcome.accepted, outcome.refused, outcome.unanswered), (10, 9, 1, 0));
+        // Event 3 is the second of topic b.
+        assert_eq!(outcome.slots[1], Slot { count: 5, uncertain: vec![1] });
+        assert!(outcome.first_error.unwrap().contains("OOM"));
+    }
+
+    #[test]
+    fn http_publishes_are_pipelined_and_numbered_per_publisher_and_topic() {
+        let ok = |_| "HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}";
+        let target = serve(3, |line| line.starts_with("POST /topics/"), ok);
+        let outcome = plan(Via::Http(target), 20, 3).run(now_ns());
+        assert_eq!((outcome.sent, outcome.accepted), (20, 20));
+        let counts: Vec<u64> = outcome.slots.iter().map(|slot| slot.count).collect();
+        assert_eq!(counts, [4, 4, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn a_server_that_hangs_up_leaves_its_publishes_uncertain() {
+        let answer = |_| "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        let target = serve(100, |line| line.starts_with("POST "), answer);
+        let outcome = plan(Via::Http(target), 6, 1).run(now_ns());
+        assert_eq!(outcome.accepted, 0);
+        assert_eq!(outcome.refused + outcome.unanswered, 6);
+        let uncertain: usize = outcome.slots.iter().map(|slot| slot.uncertain.len()).sum();
+        assert_eq!(uncertain, 6);
+    }
+}

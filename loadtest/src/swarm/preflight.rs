@@ -1,0 +1,91 @@
+//! What this machine cannot carry, said before the run instead of half way through it.
+
+use anyhow::{Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::protocol::WorkerPlan;
+use crate::procfs;
+
+/// Descriptors of a worker that are not streams: pipes, epoll, eventfd, and some reserve.
+const RESERVE: u64 = 64;
+
+/// What bounds the number of streams.
+pub(super) struct Limits {
+    /// Per process.
+    descriptors: u64,
+    /// Per source address; `None` when the kernel does not say.
+    ports: Option<u64>,
+}
+
+impl Limits {
+    /// Raises the soft descriptor limit to the hard one (workers inherit it) and reads the limits.
+    pub(super) fn raise_and_read() -> Self {
+        let limit = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        let raised = getrlimit(Resource::Nofile).current;
+        Self { descriptors: raised.unwrap_or(u64::MAX), ports: procfs::ephemeral_ports() }
+    }
+
+    /// An error names what does not suffice; the strings returned are remarks.
+    pub(super) fn check(&self, workers: &[WorkerPlan], sources: usize, server: Option<u32>) -> Result<Vec<String>> {
+        let streams: u64 = workers.iter().map(|w| (w.readers + w.stalled) as u64).sum();
+        let largest = workers.iter().map(|w| (w.readers + w.stalled) as u64).max().unwrap_or(0);
+        if largest + RESERVE > self.descriptors {
+            bail!(
+                "descriptors: a worker with {largest} streams needs {}, a process may have {}; use more --processes",
+                largest + RESERVE,
+                self.descriptors,
+            );
+        }
+        let ports = self.ports.unwrap_or(u64::MAX);
+        let ports_total = ports.saturating_mul(sources.max(1) as u64);
+        if streams > ports_total {
+            bail!(
+                "ports: {streams} streams from {} source addresses with {ports} ports each (net.ipv4.ip_local_port_range)",
+                sources.max(1),
+            );
+        }
+        let mut remarks = Vec::new();
+        if let Some(pid) = server {
+            let server_max = procfs::open_files_max(pid)?;
+            if streams >= server_max {
+                remarks.push(format!("the server (pid {pid}) may have {server_max} descriptors for {streams} streams"));
+            }
+        }
+        Ok(remarks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::OpenOn;
+    use super::*;
+
+    fn worker(readers: usize) -> WorkerPlan {
+        WorkerPlan {
+            addr: ([127, 0, 0, 1], 80).into(),
+            request: String::new(),
+            readers,
+            stalled: 0,
+            sources: Vec::new(),
+            streams_per_source: 1,
+            ramp: 1.0,
+            opening_max: 1,
+            open_on: OpenOn::Open,
+            run: 0,
+            topics: Vec::new(),
+            publishers: 1,
+            payload: 100,
+        }
+    }
+
+    #[test]
+    fn what_does_not_suffice_is_named() {
+        let limits = Limits { descriptors: 1_000, ports: Some(1_500) };
+        let said = |workers: &[WorkerPlan], sources| limits.check(workers, sources, None).map_err(|e| e.to_string());
+        assert_eq!(said(&[worker(900), worker(500)], 1), Ok(Vec::new()));
+        assert!(said(&[worker(990)], 1).unwrap_err().starts_with("descriptors:"));
+        assert!(said(&[worker(900), worker(900)], 1).unwrap_err().starts_with("ports:"));
+        assert_eq!(said(&[worker(900), worker(900)], 2), Ok(Vec::new()));
+    }
+}

@@ -1,0 +1,87 @@
+//! Where a server is and how its streams and topics are addressed.
+
+use std::fmt::Write as _;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use anyhow::{Context, Result, bail};
+
+/// A server's address, from a URL without path.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) addr: SocketAddr,
+    /// As written, for `Host:`.
+    pub(crate) authority: String,
+}
+
+impl Target {
+    /// Reads `<scheme>://host:port[/]` and resolves the host.
+    pub(crate) fn parse(url: &str, scheme: &str, default_port: u16) -> Result<Self> {
+        let Some(rest) = url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://")) else {
+            bail!("{url}: expected {scheme}://host:port");
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.is_empty() || authority.contains(['/', '?', '#', '@']) {
+            bail!("{url}: expected {scheme}://host:port, without path or user");
+        }
+        let has_port = authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
+        let with_port = if has_port { authority.to_owned() } else { format!("{authority}:{default_port}") };
+        let mut addrs = with_port.to_socket_addrs().with_context(|| format!("{url}: cannot resolve"))?;
+        let addr = addrs.next().with_context(|| format!("{url}: no address"))?;
+        Ok(Self { addr, authority: authority.to_owned() })
+    }
+
+    /// The request that opens a stream of all `topics`.
+    pub(crate) fn subscribe_request(&self, topics: &[String]) -> String {
+        let mut request = String::from("GET /events");
+        for (index, topic) in topics.iter().enumerate() {
+            let joint = if index == 0 { '?' } else { '&' };
+            let _ = write!(request, "{joint}topic={}", percent_encode(topic));
+        }
+        let _ = write!(request, " HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n", self.authority);
+        request
+    }
+
+    /// The head of a request that publishes `len` bytes on `topic`.
+    pub(crate) fn publish_head(&self, topic: &str, len: usize) -> String {
+        format!(
+            "POST /topics/{} HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\n\r\n",
+            percent_encode(topic),
+            self.authority,
+        )
+    }
+}
+
+/// `text` as one path segment or query value: all but RFC 3986's unreserved characters encoded.
+pub(crate) fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_one_segment_whatever_it_contains() {
+        assert_eq!(percent_encode("a/b?ü c"), "a%2Fb%3F%C3%BC%20c");
+        let target = Target::parse("http://127.0.0.1:8080", "http", 80).unwrap();
+        assert!(target.publish_head("a/b", 3).starts_with("POST /topics/a%2Fb HTTP/1.1\r\n"));
+        let request = target.subscribe_request(&["x".to_owned(), "y z".to_owned()]);
+        assert!(request.starts_with("GET /events?topic=x&topic=y%20z HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"));
+    }
+
+    #[test]
+    fn urls_that_are_not_understood_are_refused() {
+        for url in ["https://127.0.0.1", "127.0.0.1:80", "http://", "http://127.0.0.1:80/path", "http://u@127.0.0.1"] {
+            assert!(Target::parse(url, "http", 80).is_err(), "{url}");
+        }
+        assert_eq!(Target::parse("http://127.0.0.1/", "http", 80).unwrap().addr.port(), 80);
+    }
+}

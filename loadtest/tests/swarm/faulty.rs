@@ -1,0 +1,139 @@
+//! A small SSE server with faults planted at known places.
+//!
+//! Every stream gets everything that is posted, in one order. A plan may change what one stream
+//! gets in place of one event.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What happens to the event in question.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fault {
+    Drop,
+    Double,
+    /// It comes after the one that follows it.
+    Swap,
+    /// It is dropped and a reset says so.
+    DropTold,
+    /// A byte of its filler is changed.
+    Alter,
+    /// The stream ends in its place.
+    Close,
+    /// Its publish is answered with 503, and nobody gets it.
+    Refuse,
+}
+
+/// Where: the stream in order of opening and the event in order of publishing, from 0.
+pub(crate) type Plan = Vec<(usize, usize, Fault)>;
+
+struct Shared {
+    plan: Plan,
+    streams: Vec<Stream>,
+    published: usize,
+}
+
+struct Stream {
+    socket: Option<TcpStream>,
+    held_back: Option<String>,
+}
+
+/// Starts a server on a port of its own; it lives as long as the test process.
+pub(crate) fn start(plan: Plan) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let shared = Arc::new(Mutex::new(Shared { plan, streams: Vec::new(), published: 0 }));
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || serve(socket.unwrap(), &shared));
+        }
+    });
+    format!("http://{addr}")
+}
+
+fn serve(mut socket: TcpStream, shared: &Mutex<Shared>) -> io::Result<()> {
+    let mut reader = BufReader::new(socket.try_clone()?);
+    loop {
+        let (mut request, mut length) = (String::new(), 0);
+        if reader.read_line(&mut request)? == 0 {
+            return Ok(());
+        }
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        if request.starts_with("GET /events") {
+            return subscribe(socket, shared);
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let accepted = shared.lock().unwrap().publish(&String::from_utf8(body).unwrap());
+        let status = if accepted { "202 Accepted" } else { "503 Service Unavailable" };
+        write!(socket, "HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")?;
+    }
+}
+
+fn subscribe(mut socket: TcpStream, shared: &Mutex<Shared>) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket.set_write_timeout(Some(Duration::from_millis(300)))?;
+    let mut shared = shared.lock().unwrap();
+    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    send(&mut socket, ":\n")?;
+    send(&mut socket, "event: fanwheel.open\nretry: 1000\ndata: {\"topics\":[],\"resumed\":false}\n\n")?;
+    shared.streams.push(Stream { socket: Some(socket), held_back: None });
+    Ok(())
+}
+
+impl Shared {
+    fn publish(&mut self, data: &str) -> bool {
+        let event = self.published;
+        self.published += 1;
+        if self.plan.iter().any(|&(_, at, fault)| at == event && fault == Fault::Refuse) {
+            return false;
+        }
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            let planned = self.plan.iter().find(|(s, e, _)| (*s, *e) == (index, event));
+            stream.deliver(planned.map(|&(_, _, fault)| fault), data);
+        }
+        true
+    }
+}
+
+impl Stream {
+    fn deliver(&mut self, fault: Option<Fault>, data: &str) {
+        let block = format!("data: {data}\n\n");
+        let mut blocks = match fault {
+            None | Some(Fault::Refuse) => vec![block],
+            Some(Fault::Drop) => Vec::new(),
+            Some(Fault::Double) => vec![block.clone(), block],
+            Some(Fault::DropTold) => vec!["event: fanwheel.reset\ndata: {\"reason\":\"gap\"}\n\n".to_owned()],
+            Some(Fault::Alter) => vec![block.replace("x\n", "y\n")],
+            Some(Fault::Swap) => return self.held_back = Some(block),
+            Some(Fault::Close) => return self.socket = None,
+        };
+        blocks.extend(self.held_back.take());
+        for block in blocks {
+            let sent = self.socket.as_mut().map(|socket| send(socket, &block));
+            if matches!(sent, Some(Err(_))) {
+                self.socket = None;
+            }
+        }
+    }
+}
+
+/// One chunk, in two writes, so that readers meet it in parts.
+fn send(socket: &mut TcpStream, block: &str) -> io::Result<()> {
+    let chunk = format!("{:x}\r\n{block}\r\n", block.len());
+    let (head, tail) = chunk.split_at(chunk.len() / 3);
+    socket.write_all(head.as_bytes())?;
+    socket.write_all(tail.as_bytes())
+}

@@ -1,0 +1,177 @@
+//! `loadtest swarm` against a server with planted faults: each is reported, with the right count.
+#![allow(clippy::unwrap_used)]
+
+mod faulty;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use faulty::Fault;
+use serde_json::Value;
+
+/// The exit code and the JSON of a run.
+fn swarm(url: &str, flags: &str) -> (i32, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["swarm", "--url", url, "--topics", "a,b/c", "--hold", "0", "--settle", "1s", "--json"])
+        .arg(&json)
+        .args(flags.split_ascii_whitespace())
+        .output()
+        .unwrap();
+    let text = std::fs::read_to_string(&json).unwrap_or_else(|_| {
+        panic!("no report: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    (output.status.code().unwrap(), serde_json::from_str(&text).unwrap())
+}
+
+const SHORT: &str = "--streams 12 --processes 2 --rate 100 --duration 500ms";
+
+/// Runs with these faults and returns the exit code and the deliveries.
+fn with_faults(plan: faulty::Plan) -> (i32, Value) {
+    let (code, report) = swarm(&faulty::start(plan), SHORT);
+    (code, report["deliveries"].clone())
+}
+
+/// The counts that are not 0, of those that say something was wrong.
+fn wrong(deliveries: &Value) -> Vec<(&str, u64)> {
+    ["lost", "told", "doubled", "out_of_order", "phantoms", "malformed", "foreign", "missed_after_close"]
+        .into_iter()
+        .map(|name| (name, deliveries[name].as_u64().unwrap()))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+#[test]
+fn a_clean_run_reports_no_fault() {
+    let (code, report) = swarm(
+        &faulty::start(Vec::new()),
+        "--streams 30 --processes 3 --publishers 3 --rate 300 --duration 500ms --payload 200",
+    );
+    let deliveries = &report["deliveries"];
+    assert_eq!((code, &report["passed"]), (0, &Value::Bool(true)), "{report:#}");
+    assert_eq!(wrong(deliveries), []);
+    assert_eq!(deliveries["expected"], 30 * 150);
+    assert_eq!(deliveries["received"], 30 * 150);
+    assert_eq!(deliveries["orders_seen"], 1);
+    assert_eq!(report["setup"]["processes"], 3);
+    assert!(report["latency"]["p99_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["server"], Value::Null);
+}
+
+#[test]
+fn a_dropped_event_is_lost() {
+    let (code, deliveries) = with_faults(vec![(3, 7, Fault::Drop)]);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("lost", 1)]));
+}
+
+#[test]
+fn the_first_and_the_last_event_are_lost_like_others() {
+    let (code, deliveries) = with_faults(vec![(0, 0, Fault::Drop), (11, 49, Fault::Drop)]);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("lost", 2)]));
+}
+
+#[test]
+fn a_doubled_event_is_doubled() {
+    let (code, deliveries) = with_faults(vec![(5, 20, Fault::Double)]);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("doubled", 1)]));
+}
+
+#[test]
+fn two_swapped_events_are_one_out_of_order() {
+    // Topics take turns, so the events of one topic are two apart: 20 is held back past 22.
+    let plan = vec![(5, 20, Fault::Swap), (5, 21, Fault::Drop)];
+    let (code, deliveries) = with_faults(plan);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("lost", 1)]), "another topic in between is no disorder");
+    let url = faulty::start(vec![(5, 20, Fault::Swap)]);
+    let (code, report) = swarm(&url, &format!("{SHORT} --topics d"));
+    assert_eq!(code, 0, "one topic after another: {report:#}");
+}
+
+#[test]
+fn several_faults_are_counted_apart() {
+    let plan = vec![(1, 4, Fault::Drop), (1, 9, Fault::Double), (2, 9, Fault::Double), (3, 9, Fault::Alter)];
+    let (code, deliveries) = with_faults(plan);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("lost", 1), ("doubled", 2), ("malformed", 1)]));
+}
+
+#[test]
+fn a_loss_that_a_reset_tells_is_told() {
+    let (code, deliveries) = with_faults(vec![(3, 7, Fault::DropTold)]);
+    assert_eq!((code, wrong(&deliveries)), (0, vec![("told", 1)]));
+    assert_eq!((&deliveries["resets"], &deliveries["resets_by_reason"]["gap"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn streams_that_disagree_about_the_order_of_two_publishers_are_noticed() {
+    let url = faulty::start(vec![(4, 10, Fault::Swap)]);
+    let (code, report) = swarm(&url, "--streams 12 --rate 100 --duration 500ms --publishers 50");
+    assert_eq!((code, &report["deliveries"]["orders_seen"]), (1, &2.into()), "{report:#}");
+}
+
+#[test]
+fn a_stream_that_the_server_ends_is_not_called_loss_but_fails_the_run() {
+    let (code, report) = swarm(&faulty::start(vec![(3, 30, Fault::Close)]), SHORT);
+    assert_eq!((code, &report["opening"]["closed_early"]), (1, &1.into()));
+    assert_eq!(wrong(&report["deliveries"]), [("missed_after_close", 20)]);
+}
+
+#[test]
+fn a_refused_publish_is_not_a_lost_delivery() {
+    let (code, report) = swarm(&faulty::start(vec![(0, 7, Fault::Refuse)]), SHORT);
+    assert_eq!((code, wrong(&report["deliveries"])), (0, Vec::new()));
+    assert_eq!((&report["publishing"]["refused"], &report["publishing"]["accepted"]), (&1.into(), &49.into()));
+}
+
+#[test]
+fn stalled_streams_are_seen_to_be_closed_though_they_do_not_read() {
+    let url = faulty::start(Vec::new());
+    let flags = "--streams 2 --stalled 3 --rate 50 --duration 2s --payload 200000 --stalled-wait 20s";
+    let (_, report) = swarm(&url, flags);
+    let stalled = &report["stalled"];
+    assert_eq!((&stalled["stalled_opened"], &stalled["stalled_closed"]), (&3.into(), &3.into()), "{report:#}");
+    assert!(stalled["stalled_close_max_s"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_server_process_is_measured_when_named() {
+    let flags = format!("{SHORT} --linger 0 --server-pid {}", std::process::id());
+    let (_, report) = swarm(&faulty::start(Vec::new()), &flags);
+    for figure in ["pss_before_bytes", "pss_idle_bytes", "pss_loaded_bytes", "pss_after_bytes", "server_user_s"] {
+        assert!(report["server"][figure].is_number(), "{figure}: {report:#}");
+    }
+}
+
+#[test]
+fn streams_that_cannot_open_fail_the_run() {
+    let (code, report) = swarm("http://127.0.0.1:9", "--streams 3 --rate 0 --open-timeout 5s");
+    assert_eq!((code, &report["opening"]["failed"]), (1, &3.into()));
+}
+
+#[test]
+fn no_two_figures_of_the_report_have_the_same_name() {
+    fn leaves<'a>(value: &'a Value, names: &mut Vec<&'a str>) {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            if value.is_object() {
+                leaves(value, names);
+            } else {
+                names.push(name);
+            }
+        }
+    }
+    let flags = format!("{SHORT} --stalled 1 --stalled-wait 0 --server-pid {}", std::process::id());
+    let (_, report) = swarm(&faulty::start(Vec::new()), &flags);
+    let mut names = Vec::new();
+    leaves(&report, &mut names);
+    assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "{names:?}");
+    assert!(names.len() > 50);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for flags in [["--streams", "x"], ["--streams", "0"], ["--payload", "3"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+        let output = command.args(["swarm", "--topics", "a"]).args(flags).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+    }
+}

@@ -1,0 +1,333 @@
+//! The way in: what a source says becomes log entries, debts and subscription states.
+//!
+//! Messages are taken in order. One that cannot be taken yet is given back ([`Ingested::Full`]) and
+//! must be offered again, before any later one, when a slice has been swept: because its log is
+//! full of events that ready readers were not offered, or because it tells a loss, which belongs
+//! behind the events that came before it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::engine::conn::{ConnId, Flags, Owes};
+use crate::engine::policy::PORTION;
+use crate::engine::registry::Subscription;
+use crate::engine::shard::{Run, Shard};
+use crate::engine::slab::Key;
+use crate::engine::{CloseReason, Inbound, Sink, Wish};
+use crate::event::Event;
+use crate::frame::{FRAME_OVERHEAD, Frame};
+use crate::topic::Topic;
+
+/// What became of a message.
+#[derive(Debug)]
+#[must_use]
+pub enum Ingested {
+    /// It was taken.
+    Done,
+    /// It was not: sweep, then offer it again.
+    Full(Inbound),
+}
+
+/// When logs may evict although readers wait in the run queue: a log must not drop what a ready
+/// reader was not offered, but readers that come back one after another must not keep it full for
+/// ever. So all that stand in the queue are served first, then a portion may go. A reader that
+/// became writable only while the others were served still counts as blocked for that portion.
+///
+/// Readers leave the queue in the order in which they entered it, so counting is enough.
+#[derive(Debug, Default)]
+pub(super) struct Eviction {
+    /// Readers put into the run queue so far.
+    issued: u64,
+    /// Readers taken from it so far. `served <= issued`.
+    served: u64,
+    /// Readers to be served before the next portion, while one waits for them.
+    need: Option<u64>,
+    /// Evictions left of the portion.
+    left: usize,
+}
+
+impl Eviction {
+    pub(super) fn issue(&mut self) {
+        self.issued += 1;
+    }
+
+    pub(super) fn serve(&mut self) {
+        self.served += 1;
+    }
+
+    /// True exactly when `count` entries may leave now.
+    fn allow(&mut self, count: usize) -> bool {
+        if self.issued == self.served {
+            self.need = None;
+            return true;
+        }
+        if self.left == 0 {
+            let need = *self.need.get_or_insert(self.issued);
+            if self.served < need {
+                return false;
+            }
+            self.need = None;
+            self.left = PORTION;
+        }
+        self.left = self.left.saturating_sub(count);
+        true
+    }
+}
+
+impl<P> Shard<P> {
+    /// Takes what a source says.
+    pub fn ingest<S: Sink<Port = P>>(&mut self, sink: &mut S, message: Inbound) -> Ingested {
+        let waits_for_sweep = match &message {
+            Inbound::Event(event) => !self.make_room(sink, event),
+            Inbound::TooLarge(topic) => self.is_dirty(topic),
+            Inbound::Disconnected => self.dirty > 0,
+            _ => false,
+        };
+        if waits_for_sweep {
+            return Ingested::Full(message);
+        }
+        match message {
+            Inbound::Event(event) => self.append(event),
+            Inbound::TooLarge(topic) => self.tell_topic(&topic, Owes::TOO_LARGE),
+            Inbound::Connected => self.handle_connected(),
+            Inbound::Disconnected => self.handle_disconnected(),
+            Inbound::Subscribed(topic) => self.handle_subscribed(&topic),
+            Inbound::Unsubscribed(topic) => self.handle_unsubscribed(&topic),
+            Inbound::Refused(topic) => self.handle_refused(&topic),
+        }
+        Ingested::Done
+    }
+
+    /// Takes a gap mark: what the source said was lost in this place. False when a sweep must come first.
+    #[must_use]
+    pub fn ingest_gap(&mut self) -> bool {
+        if self.dirty > 0 {
+            return false;
+        }
+        for slot in 0..self.conns.slots() {
+            if let Some(id) = self.conns.key_at(slot) {
+                self.owe_all(id, Owes::GAP);
+                self.enqueue(id);
+            }
+        }
+        // Confirmations may have been among the lost: what is not settled is asked for again.
+        for key in self.topics.keys().collect::<Vec<_>>() {
+            let topic = self.topics.at(key.slot);
+            match topic.subscription {
+                _ if !self.source_connected => {}
+                Subscription::Subscribing => self.wishes.push(Wish::Subscribe(topic.name.clone())),
+                Subscription::Unsubscribing => self.wishes.push(Wish::Unsubscribe(topic.name.clone())),
+                Subscription::Live | Subscription::Refused => {}
+            }
+        }
+        true
+    }
+
+    /// Makes room for an event. False when a sweep must come first. An event nobody wants needs none.
+    fn make_room<S: Sink<Port = P>>(&mut self, sink: &mut S, event: &Event) -> bool {
+        let Some(key) = self.live_topic(&event.topic) else {
+            return true;
+        };
+        let charge = FRAME_OVERHEAD + event.weight();
+        let topic = self.topics.at(key.slot);
+        let surplus = topic.log.surplus(topic.class.log, charge);
+        if surplus > 0 {
+            let newest = topic.log.entry(surplus - 1).expect("the surplus is in the log").seq;
+            if newest > topic.offered || !self.eviction.allow(surplus) {
+                self.counters.log_full += 1;
+                return false;
+            }
+            for _ in 0..surplus {
+                self.evict(key);
+            }
+        }
+        while self.budget.used() + charge > self.limits.log_bytes_max {
+            if !self.free_oldest(sink) {
+                return false;
+            }
+            if self.logged == 0 && self.remainders.is_empty() {
+                break;
+            }
+        }
+        true
+    }
+
+    /// Frees the oldest event of the shard: out of its log, or with the reader that holds the rest
+    /// of it. False when a ready reader was not offered it yet.
+    fn free_oldest<S: Sink<Port = P>>(&mut self, sink: &mut S) -> bool {
+        while let Some(&(seq, key)) = self.order.front() {
+            let oldest = self.topics.get(key).and_then(|topic| topic.log.oldest().map(|entry| (entry.seq, topic.offered)));
+            let Some((_, offered)) = oldest.filter(|(oldest, _)| *oldest == seq) else {
+                self.order.pop_front();
+                continue;
+            };
+            if seq > offered || !self.eviction.allow(1) {
+                self.counters.log_full += 1;
+                return false;
+            }
+            self.order.pop_front();
+            self.evict(key);
+            return true;
+        }
+        if let Some(&(_, slot)) = self.remainders.first() {
+            let id = self.conns.key_at(slot).expect("remainders belong to connections");
+            self.close(sink, id, CloseReason::Budget);
+        }
+        true
+    }
+
+    fn evict(&mut self, key: Key) {
+        if self.topics.at(key.slot).log.evict_oldest().is_some() {
+            self.logged -= 1;
+            self.counters.evictions += 1;
+        }
+    }
+
+    fn append(&mut self, event: Arc<Event>) {
+        let Some(key) = self.live_topic(&event.topic) else {
+            self.counters.events_unwanted += 1;
+            return;
+        };
+        self.counters.events += 1;
+        self.seq += 1;
+        let frame = Rc::new(Frame::new(event, &self.budget));
+        let topic = self.topics.at(key.slot);
+        topic.log.push(self.seq, frame);
+        if !topic.queued {
+            topic.queued = true;
+            self.dirty += 1;
+            self.run.push_back(Run::Walk(key, 0));
+        }
+        self.logged += 1;
+        self.order.push_back((self.seq, key));
+        if self.order.len() > 2 * self.logged + 1_024 {
+            self.compact_order();
+        }
+    }
+
+    /// Drops from `order` what has left the logs by their own limits.
+    fn compact_order(&mut self) {
+        let topics = &mut self.topics;
+        self.order.retain(|&(seq, key)| {
+            topics.get(key).and_then(|topic| topic.log.oldest()).is_some_and(|oldest| oldest.seq <= seq)
+        });
+        self.order.shrink_to(2 * self.order.len());
+    }
+
+    fn live_topic(&mut self, name: &Topic) -> Option<Key> {
+        let key = self.topics.find(name)?;
+        (self.topics.at(key.slot).subscription == Subscription::Live).then_some(key)
+    }
+
+    fn is_dirty(&mut self, name: &Topic) -> bool {
+        let key = self.topics.find(name);
+        key.is_some_and(|key| self.topics.at(key.slot).queued)
+    }
+
+    /// A new connection to the source: everything is asked for again.
+    fn handle_connected(&mut self) {
+        self.source_connected = true;
+        let wishes = self.topics.keys().collect::<Vec<_>>().into_iter().map(|key| {
+            let topic = self.topics.at(key.slot);
+            debug_assert_ne!(topic.subscription, Subscription::Live);
+            Wish::Subscribe(topic.name.clone())
+        });
+        self.wishes = wishes.collect();
+    }
+
+    /// Until its topics are confirmed again no stream is sent anything; then it is told of the gap first.
+    fn handle_disconnected(&mut self) {
+        self.source_connected = false;
+        self.wishes.clear();
+        for key in self.topics.keys().collect::<Vec<_>>() {
+            let topic = self.topics.at(key.slot);
+            match topic.subscription {
+                Subscription::Unsubscribing => self.forget(key),
+                _ => topic.subscription = Subscription::Subscribing,
+            }
+        }
+        for slot in 0..self.conns.slots() {
+            let Some(id) = self.conns.key_at(slot) else { continue };
+            let topics = self.many.get(&slot).map_or(1, |subs| subs.len());
+            let conn = self.conns.at(slot).expect("just found");
+            if !conn.owes.has(Owes::UNAVAILABLE) {
+                conn.waiting = u8::try_from(topics).expect("bounded by TOPICS_PER_STREAM_MAX");
+            }
+            self.owe_all(id, Owes::GAP);
+        }
+    }
+
+    /// A subscription took effect: streams that waited for nothing else are opened, or go on.
+    pub fn handle_subscribed(&mut self, name: &Topic) {
+        let Some(key) = self.topics.find(name) else { return };
+        let topic = self.topics.at(key.slot);
+        if topic.subscription != Subscription::Subscribing {
+            return;
+        }
+        topic.subscription = Subscription::Live;
+        for slot in topic.members.iter().collect::<Vec<_>>() {
+            let id = self.conns.key_at(slot).expect("members exist");
+            let conn = self.conns.at(slot).expect("members exist");
+            if conn.owes.has(Owes::UNAVAILABLE) {
+                continue;
+            }
+            conn.waiting -= 1;
+            if conn.waiting == 0 {
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// A subscription ended: the topic is forgotten, unless somebody came back meanwhile.
+    pub fn handle_unsubscribed(&mut self, name: &Topic) {
+        let Some(key) = self.topics.find(name) else { return };
+        if self.topics.at(key.slot).subscription == Subscription::Unsubscribing {
+            self.forget(key);
+        }
+    }
+
+    fn handle_refused(&mut self, name: &Topic) {
+        let Some(key) = self.topics.find(name) else { return };
+        self.note_refusal();
+        let topic = self.topics.at(key.slot);
+        topic.subscription = Subscription::Refused;
+        if topic.members.is_empty() {
+            return;
+        }
+        for slot in topic.members.iter().collect::<Vec<_>>() {
+            let id = self.conns.key_at(slot).expect("members exist");
+            let conn = self.conns.at(slot).expect("members exist");
+            conn.waiting = 0;
+            conn.owes.add(Owes::UNAVAILABLE);
+            self.enqueue(id);
+        }
+    }
+
+    /// Streams of this topic are told before their next event.
+    fn tell_topic(&mut self, name: &Topic, debt: Owes) {
+        let Some(key) = self.live_topic(name) else { return };
+        for slot in self.topics.at(key.slot).members.iter().collect::<Vec<_>>() {
+            let id = self.conns.key_at(slot).expect("members exist");
+            let conn = self.conns.at(slot).expect("members exist");
+            if !conn.flags.has(Flags::OPENED) {
+                continue;
+            }
+            conn.owes.add(debt);
+            if let Some(subs) = self.many.get_mut(&slot) {
+                subs.iter_mut().filter(|sub| sub.sub.topic == key.slot).for_each(|sub| sub.owes.add(debt));
+            }
+            self.enqueue(id);
+        }
+    }
+
+    /// An open stream is told about all its topics before its next event.
+    fn owe_all(&mut self, id: ConnId, debt: Owes) {
+        let Some(conn) = self.conns.at(id.slot).filter(|conn| conn.flags.has(Flags::OPENED)) else {
+            return;
+        };
+        conn.owes.add(debt);
+        if let Some(subs) = self.many.get_mut(&id.slot) {
+            subs.iter_mut().for_each(|sub| sub.owes.add(debt));
+        }
+    }
+}

@@ -1,0 +1,590 @@
+//! A shard: one thread's connections, topics, logs and timers, and the verbs that move them.
+//!
+//! In: [`Shard::join`], [`Shard::ingest`] (in `ingest.rs`), [`Shard::handle_writable`],
+//! [`Shard::handle_gone`], [`Shard::advance`]. Out: [`Shard::sweep`] (in `sweep.rs`),
+//! [`Shard::take_wishes`], [`Shard::next_deadline`].
+
+use std::collections::{BTreeSet, VecDeque};
+
+use hashbrown::HashMap;
+
+use crate::engine::conn::{Conn, ConnId, Flags, ManySub, Owes, Pending, Sub};
+use crate::engine::ingest::Eviction;
+use crate::engine::log::Seq;
+use crate::engine::policy::{
+    HEARTBEAT_JITTER_PERCENT, Limits, OUTBOX_BYTES_MAX, RETRY_AWAY_MS, RETRY_OPEN_MS, TIMERS_PER_TURN,
+};
+use crate::engine::registry::{Registry, Subscription};
+use crate::engine::slab::{Key, Slab};
+use crate::engine::sweep::{Batch, Scratch};
+use crate::engine::wheel::Wheel;
+use crate::engine::{CloseReason, Sent, Sink, Wish};
+use crate::frame::sse::{self, DrainReason, ResetReason};
+use crate::frame::{ByteBudget, WireForm};
+use crate::metrics::Histogram;
+use crate::topic::Topic;
+
+/// What a shard has done so far. Plain numbers: one thread writes them, a scrape copies them.
+#[derive(Debug, Clone, Default)]
+pub struct Counters {
+    /// Events taken from the source for topics somebody follows.
+    pub events: u64,
+    /// Events of topics nobody follows (any more), dropped.
+    pub events_unwanted: u64,
+    /// Events handed to sockets; one event for a thousand streams counts a thousand times.
+    pub deliveries: u64,
+    /// Calls of `send`.
+    pub sends: u64,
+    /// Bytes accepted by sockets.
+    pub bytes_sent: u64,
+    /// Events per write.
+    pub batch_events: Histogram,
+    /// From an event's arrival at the node until the last ready reader of the shard was handed it, in µs.
+    pub publish_to_write_us: Histogram,
+    /// Events that left a log.
+    pub evictions: u64,
+    /// Times an event had to wait for a sweep because its log was full of events not offered yet.
+    pub log_full: u64,
+    /// Times a socket took less than it was given.
+    pub blocked: u64,
+    /// Heartbeats sent.
+    pub heartbeats: u64,
+    /// Streams opened.
+    pub opened: u64,
+    /// Streams told of a loss, by reason: gap, overflow, too-large.
+    pub resets: [u64; 3],
+    /// Connections closed, by [`CloseReason`].
+    pub closed: [u64; CloseReason::ALL.len()],
+}
+
+/// What a shard holds now.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gauges {
+    /// Connections.
+    pub connections: usize,
+    /// Connections whose socket is full.
+    pub blocked: usize,
+    /// Topics followed.
+    pub topics: usize,
+    /// Topics asked for and not confirmed.
+    pub topics_unconfirmed: usize,
+    /// Timers set.
+    pub timers: usize,
+    /// Bytes of logs and of frames held by unfinished writes.
+    pub log_bytes: usize,
+    /// Entries of the run queue.
+    pub run_queue: usize,
+    /// True exactly when the source is connected.
+    pub source_connected: bool,
+    /// Ticks since a subscription was last refused, if ever.
+    pub refused_ticks: Option<u32>,
+}
+
+/// An entry of the run queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Run {
+    /// A dirty topic, and the member index its walk goes on from.
+    Walk(Key, u32),
+    /// A connection that is served by itself.
+    Serve(ConnId),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Shard<P> {
+    pub(super) limits: Limits,
+    /// The current tick.
+    pub(super) now: u32,
+    pub(super) rng: fastrand::Rng,
+    /// The number of the newest event.
+    pub(super) seq: Seq,
+    pub(super) conns: Slab<Conn<P>>,
+    /// Subscriptions of streams with several topics, by slot. An entry exists exactly for `Flags::MANY`.
+    pub(super) many: HashMap<u32, Box<[ManySub]>, foldhash::fast::RandomState>,
+    /// What blocked connections have left to write, by slot. An entry exists exactly for `Flags::BLOCKED`.
+    pub(super) pending: HashMap<u32, Pending, foldhash::fast::RandomState>,
+    /// The remainders in `pending`, oldest first.
+    pub(super) remainders: BTreeSet<(Seq, u32)>,
+    pub(super) topics: Registry,
+    pub(super) run: VecDeque<Run>,
+    /// Topics in the run queue.
+    pub(super) dirty: usize,
+    pub(super) wheel: Wheel,
+    /// Every event in a log, oldest first, with its topic; and some that have left.
+    pub(super) order: VecDeque<(Seq, Key)>,
+    /// Entries in all logs.
+    pub(super) logged: usize,
+    pub(super) budget: ByteBudget,
+    pub(super) eviction: Eviction,
+    /// Topics whose last member left, and when. Sorted by time, since all linger equally long.
+    idle: VecDeque<(u32, Key)>,
+    pub(super) wishes: Vec<Wish>,
+    pub(super) source_connected: bool,
+    refused_at: Option<u32>,
+    pub(super) batch: Batch,
+    pub(super) scratch: Scratch,
+    /// Arrival times of events whose walk has ended, until [`Shard::note_written`].
+    pub(super) walked: Vec<u64>,
+    pub(super) counters: Counters,
+}
+
+impl<P> Shard<P> {
+    /// A shard without topics, at tick `now`. `seed` feeds jitter only.
+    #[must_use]
+    pub fn new(limits: Limits, now: u32, seed: u64) -> Shard<P> {
+        Shard {
+            limits,
+            now,
+            rng: fastrand::Rng::with_seed(seed),
+            seq: 0,
+            conns: Slab::default(),
+            many: HashMap::default(),
+            pending: HashMap::default(),
+            remainders: BTreeSet::new(),
+            topics: Registry::default(),
+            run: VecDeque::new(),
+            dirty: 0,
+            wheel: Wheel::new(now),
+            order: VecDeque::new(),
+            logged: 0,
+            budget: ByteBudget::default(),
+            eviction: Eviction::default(),
+            idle: VecDeque::new(),
+            wishes: Vec::new(),
+            source_connected: false,
+            refused_at: None,
+            batch: Batch::default(),
+            scratch: Scratch::default(),
+            walked: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes a connection in. `head` is written at once, `fanwheel.open` as soon as every topic is
+    /// confirmed. `topics` are distinct, at least one, at most `TOPICS_PER_STREAM_MAX`.
+    ///
+    /// Gives `None` when the connection was sent away at once: the shard follows as many topics as
+    /// it may, or the socket has failed.
+    pub fn join<S: Sink<Port = P>>(
+        &mut self,
+        sink: &mut S,
+        port: P,
+        topics: &[Topic],
+        form: WireForm,
+        head: &[u8],
+    ) -> Option<ConnId> {
+        debug_assert!(!topics.is_empty());
+        let new = topics.iter().filter(|topic| self.topics.find(topic).is_none()).count();
+        if self.topics.len() + new > self.limits.topics_max {
+            self.turn_away(sink, port, form, head);
+            return None;
+        }
+        let id = self.conns.insert(Conn {
+            port,
+            form,
+            flags: Flags::NONE,
+            waiting: 0,
+            owes: Owes::OPEN,
+            cursor: self.seq,
+            sub: Sub { topic: 0, at: 0 },
+            link: Default::default(),
+            last_write: self.now,
+        });
+        let subs: Box<[ManySub]> = topics.iter().map(|topic| self.follow(topic, id.slot)).collect();
+        let waiting = subs.iter().filter(|sub| !self.is_live(sub.sub.topic)).count();
+        let due = if waiting > 0 { self.now + self.limits.open_ticks } else { self.now + self.heartbeat_interval() };
+        let conn = self.conns.at(id.slot).expect("just inserted");
+        conn.waiting = u8::try_from(waiting).expect("bounded by TOPICS_PER_STREAM_MAX");
+        if let [only] = &subs[..] {
+            conn.sub = only.sub;
+        } else {
+            conn.flags.set(Flags::MANY);
+            self.many.insert(id.slot, subs);
+        }
+        self.wheel.insert(&mut self.conns, id.slot, due);
+        let parked = {
+            let conn = self.conns.get(id).expect("just inserted");
+            sink.park(&conn.port, id)
+        };
+        if !parked {
+            self.close(sink, id, CloseReason::Limit);
+            return None;
+        }
+        let mut first = head.to_vec();
+        if waiting == 0 {
+            self.put_open(id, &mut first);
+        }
+        self.say(sink, id, &first);
+        self.conns.get(id).map(|_| id)
+    }
+
+    /// The socket of `id` can take bytes again.
+    pub fn handle_writable<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
+        if self.conns.get(id).is_some_and(|conn| conn.flags.has(Flags::BLOCKED)) {
+            self.flush(sink, id);
+        }
+    }
+
+    /// The peer of `id` has left, or must.
+    pub fn handle_gone<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reason: CloseReason) {
+        self.close(sink, id, reason);
+    }
+
+    /// Moves the clock and does what is due, at most `TIMERS_PER_TURN` timers. True exactly when
+    /// more is due already.
+    pub fn advance<S: Sink<Port = P>>(&mut self, sink: &mut S, now: u32) -> bool {
+        debug_assert!(now >= self.now);
+        self.now = now;
+        self.let_idle_topics_go();
+        for _ in 0..TIMERS_PER_TURN {
+            let Some(slot) = self.wheel.take_due(&mut self.conns, now) else {
+                return false;
+            };
+            let id = self.conns.key_at(slot).expect("only connections that exist are on the wheel");
+            self.handle_timer(sink, id);
+        }
+        true
+    }
+
+    /// The tick at which [`Shard::advance`] should be called next, at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u32> {
+        let idle = self.idle.front().map(|(since, _)| since + self.limits.linger_ticks);
+        [self.wheel.next_due(), idle].into_iter().flatten().min()
+    }
+
+    /// What the shard wants of its source, since the last call.
+    pub fn take_wishes(&mut self) -> Vec<Wish> {
+        std::mem::take(&mut self.wishes)
+    }
+
+    /// Notes the time at which walks ended since the last call.
+    pub fn note_written(&mut self, now_us: u64) {
+        for received_us in self.walked.drain(..) {
+            self.counters.publish_to_write_us.record(now_us.saturating_sub(received_us));
+        }
+    }
+
+    /// Streams that follow `topic`.
+    #[must_use]
+    pub fn subscribers(&mut self, topic: &Topic) -> usize {
+        let key = self.topics.find(topic);
+        key.and_then(|key| self.topics.get(key)).map_or(0, |topic| topic.members.len())
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What is held now.
+    #[must_use]
+    pub fn gauges(&mut self) -> Gauges {
+        let keys: Vec<Key> = self.topics.keys().collect();
+        let unconfirmed = keys.into_iter().filter(|key| !self.is_live(key.slot)).count();
+        Gauges {
+            connections: self.conns.len(),
+            blocked: self.pending.len(),
+            topics: self.topics.len(),
+            topics_unconfirmed: unconfirmed,
+            timers: self.wheel.len(),
+            log_bytes: self.budget.used(),
+            run_queue: self.run.len(),
+            source_connected: self.source_connected,
+            refused_ticks: self.refused_at.map(|tick| self.now - tick),
+        }
+    }
+
+    /// Closes every connection: the node stops.
+    pub fn close_all<S: Sink<Port = P>>(&mut self, sink: &mut S) {
+        for slot in 0..self.conns.slots() {
+            if let Some(id) = self.conns.key_at(slot) {
+                self.close(sink, id, CloseReason::Shutdown);
+            }
+        }
+    }
+
+    /// Enters a connection in a topic's list; the topic is asked for if it was not.
+    fn follow(&mut self, topic: &Topic, slot: u32) -> ManySub {
+        let key = match self.topics.find(topic) {
+            Some(key) => key,
+            None => {
+                let key = self.topics.add(topic.clone(), &self.limits.classes, self.seq);
+                self.wish_subscribe(topic.clone());
+                key
+            }
+        };
+        let state = self.topics.at(key.slot);
+        let at = state.members.join(slot);
+        if matches!(state.subscription, Subscription::Unsubscribing | Subscription::Refused) {
+            state.subscription = Subscription::Subscribing;
+            self.wish_subscribe(topic.clone());
+        }
+        ManySub { sub: Sub { topic: key.slot, at }, from: self.seq, owes: Owes::NOTHING }
+    }
+
+    fn is_live(&mut self, topic: u32) -> bool {
+        self.topics.at(topic).subscription == Subscription::Live
+    }
+
+    fn wish_subscribe(&mut self, topic: Topic) {
+        // Without a connection nothing can be asked; everything is asked for when there is one.
+        if self.source_connected {
+            self.wishes.push(Wish::Subscribe(topic));
+        }
+    }
+
+    /// A heartbeat interval, with this connection's share of jitter.
+    pub(super) fn heartbeat_interval(&mut self) -> u32 {
+        let base = self.limits.heartbeat_ticks;
+        let spread = base * HEARTBEAT_JITTER_PERCENT / 100;
+        (base - spread + self.rng.u32(0..=2 * spread)).max(1)
+    }
+
+    fn handle_timer<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
+        let now = self.now;
+        let conn = self.conns.get(id).expect("the timer's connection exists");
+        let (flags, form, last_write) = (conn.flags, conn.form, conn.last_write);
+        if flags.has(Flags::BLOCKED) {
+            let due = self.pending[&id.slot].since + self.limits.stall_ticks;
+            if due <= now {
+                return self.close(sink, id, CloseReason::Stalled);
+            }
+            if self.has_overflowed_for_good(id) {
+                return self.close(sink, id, CloseReason::Overflow);
+            }
+            return self.wheel.insert(&mut self.conns, id.slot, due);
+        }
+        if !flags.has(Flags::OPENED) && conn.waiting > 0 {
+            return self.dismiss(sink, id, CloseReason::Unavailable);
+        }
+        let interval = self.heartbeat_interval();
+        let due = last_write + interval;
+        if due > now {
+            return self.wheel.insert(&mut self.conns, id.slot, due);
+        }
+        self.wheel.insert(&mut self.conns, id.slot, now + interval);
+        self.counters.heartbeats += 1;
+        self.say(sink, id, sse::heartbeat(form));
+    }
+
+    /// Ends the subscription of topics nobody has followed for a while.
+    fn let_idle_topics_go(&mut self) {
+        while let Some(&(since, key)) = self.idle.front() {
+            if since + self.limits.linger_ticks > self.now {
+                break;
+            }
+            self.idle.pop_front();
+            let connected = self.source_connected;
+            let seq = self.seq;
+            let Some(topic) = self.topics.get(key).filter(|topic| topic.members.is_empty() && topic.idle_since == since)
+            else {
+                continue;
+            };
+            match topic.subscription {
+                // Its turn in the run queue comes first, or its confirmation.
+                _ if connected && (topic.queued || topic.subscription == Subscription::Subscribing) => {
+                    topic.idle_since = self.now;
+                    self.idle.push_back((self.now, key));
+                }
+                Subscription::Live if connected => {
+                    topic.subscription = Subscription::Unsubscribing;
+                    self.logged -= topic.log.len();
+                    topic.log = crate::engine::log::Log::new(seq);
+                    topic.offered = seq;
+                    let name = topic.name.clone();
+                    self.wishes.push(Wish::Unsubscribe(name));
+                }
+                Subscription::Unsubscribing => {}
+                _ => self.forget(key),
+            }
+        }
+    }
+
+    /// Removes a topic nobody follows.
+    pub(super) fn forget(&mut self, key: Key) {
+        if let Some(topic) = self.topics.get(key) {
+            self.logged -= topic.log.len();
+            self.dirty -= usize::from(topic.queued);
+            self.topics.remove(key);
+        }
+    }
+
+    pub(super) fn note_refusal(&mut self) {
+        self.refused_at = Some(self.now);
+    }
+
+    /// Opens a stream: its `open` block is put after `out`, and from here on nothing is missed untold.
+    pub(super) fn put_open(&mut self, id: ConnId, out: &mut Vec<u8>) {
+        let retry_ms = self.rng.u32(RETRY_OPEN_MS);
+        let topics = self.topic_names(id, |_| true);
+        let seq = self.seq;
+        let conn = self.conns.at(id.slot).expect("the caller has it");
+        conn.owes.clear(Owes::OPEN);
+        conn.flags.set(Flags::OPENED);
+        conn.cursor = seq;
+        out.extend_from_slice(sse::open(topics.iter(), retry_ms).bytes(conn.form));
+        self.counters.opened += 1;
+    }
+
+    /// The names of the stream's topics for whose debts `wanted` holds.
+    pub(super) fn topic_names(&mut self, id: ConnId, wanted: impl Fn(Owes) -> bool) -> Vec<Topic> {
+        let conn = self.conns.get(id).expect("the caller has it");
+        match self.many.get(&id.slot) {
+            None => vec![self.topics.at(conn.sub.topic).name.clone()],
+            Some(subs) => subs
+                .iter()
+                .filter(|sub| wanted(sub.owes))
+                .map(|sub| self.topics.at(sub.sub.topic).name.clone())
+                .collect(),
+        }
+    }
+
+    /// Writes bytes for this connection alone, now or from its outbox.
+    pub(super) fn say<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, bytes: &[u8]) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if !conn.flags.has(Flags::BLOCKED) {
+            self.counters.sends += 1;
+            match sink.send(&conn.port, bytes) {
+                Sent::All => {
+                    self.counters.bytes_sent += bytes.len() as u64;
+                    let now = self.now;
+                    self.conns.at(id.slot).expect("just found").last_write = now;
+                }
+                Sent::Part(taken) => {
+                    self.counters.bytes_sent += taken as u64;
+                    self.block(sink, id).outbox.extend_from_slice(&bytes[taken..]);
+                }
+                Sent::Closed => self.close(sink, id, CloseReason::Gone),
+            }
+            return;
+        }
+        let pending = self.pending.get_mut(&id.slot).expect("it is blocked");
+        if pending.outbox.len() - pending.outbox_sent + bytes.len() > OUTBOX_BYTES_MAX {
+            return self.close(sink, id, CloseReason::Stalled);
+        }
+        pending.outbox.extend_from_slice(bytes);
+    }
+
+    /// The socket took less than it was given: from now on it is asked, not offered.
+    pub(super) fn block<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) -> &mut Pending {
+        let since = self.now;
+        let due = since + self.limits.stall_ticks;
+        self.counters.blocked += 1;
+        let conn = self.conns.at(id.slot).expect("the caller has it");
+        conn.flags.set(Flags::BLOCKED);
+        let sooner = conn.link.due().is_some_and(|set| set > due);
+        sink.watch_writable(&conn.port, id, true);
+        if sooner {
+            self.wheel.remove(&mut self.conns, id.slot);
+            self.wheel.insert(&mut self.conns, id.slot, due);
+        }
+        self.pending.entry(id.slot).or_insert_with(|| Pending { since, ..Pending::default() })
+    }
+
+    /// Says the last block and closes, at a block's border; in the middle of one it just closes.
+    pub(super) fn dismiss<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reason: CloseReason) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.flags.has(Flags::BLOCKED) {
+            return self.close(sink, id, reason);
+        }
+        let form = conn.form;
+        let retry_ms = self.rng.u32(RETRY_AWAY_MS);
+        let block = match reason {
+            CloseReason::Unavailable => sse::unavailable(retry_ms),
+            CloseReason::Overflow => sse::drain(DrainReason::Overload, retry_ms),
+            CloseReason::Limit => sse::drain(DrainReason::Limit, retry_ms),
+            _ => sse::drain(DrainReason::Shutdown, retry_ms),
+        };
+        let last = [block.bytes(form), sse::body_end(form)].concat();
+        self.say(sink, id, &last);
+        match self.conns.at(id.slot) {
+            Some(conn) if conn.flags.has(Flags::BLOCKED) => conn.flags.set(Flags::CLOSING),
+            _ => self.close(sink, id, reason),
+        }
+    }
+
+    /// Head, `drain` and end, for a connection that never joins.
+    fn turn_away<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, form: WireForm, head: &[u8]) {
+        let block = sse::drain(DrainReason::Limit, self.rng.u32(RETRY_AWAY_MS));
+        let all = [head, block.bytes(form), sse::body_end(form)].concat();
+        // It is small and the socket is fresh: what does not fit now is not waited for.
+        let _ = sink.send(&port, &all);
+        self.counters.closed[CloseReason::Limit as usize] += 1;
+        sink.unpark(port, CloseReason::Limit);
+    }
+
+    /// Removes a connection and everything that is kept of it.
+    pub(super) fn close<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reason: CloseReason) {
+        if self.conns.get(id).is_none() {
+            return;
+        }
+        self.wheel.remove(&mut self.conns, id.slot);
+        if let Some(Pending { remainder: Some(remainder), .. }) = self.pending.remove(&id.slot) {
+            self.remainders.remove(&(remainder.seq, id.slot));
+        }
+        let conn = self.conns.remove(id).expect("just found");
+        match self.many.remove(&id.slot) {
+            None => self.leave(conn.sub),
+            Some(subs) => subs.iter().for_each(|sub| self.leave(sub.sub)),
+        }
+        shrink(&mut self.pending);
+        shrink(&mut self.many);
+        self.counters.closed[reason as usize] += 1;
+        sink.unpark(conn.port, reason);
+    }
+
+    /// Takes a place out of a topic's list; the one that moves into it learns where it stands.
+    fn leave(&mut self, sub: Sub) {
+        let now = self.now;
+        let key = self.topics.key_at(sub.topic);
+        let topic = self.topics.at(sub.topic);
+        let moved = topic.members.leave(sub.at);
+        if topic.members.is_empty() {
+            if topic.subscription == Subscription::Refused && !topic.queued {
+                self.forget(key);
+                return;
+            }
+            topic.idle_since = now;
+            self.idle.push_back((now, key));
+        }
+        if let Some(slot) = moved {
+            self.note_place(slot, sub.topic, sub.at);
+        }
+    }
+
+    /// Notes that `slot` stands at index `at` of `topic`.
+    pub(super) fn note_place(&mut self, slot: u32, topic: u32, at: u32) {
+        let place = match self.many.get_mut(&slot) {
+            None => &mut self.conns.at(slot).expect("members exist").sub,
+            Some(subs) => {
+                let sub = subs.iter_mut().find(|sub| sub.sub.topic == topic).expect("members follow the topic");
+                &mut sub.sub
+            }
+        };
+        debug_assert_eq!(place.topic, topic);
+        place.at = at;
+    }
+
+    /// Puts a connection into the run queue, once.
+    pub(super) fn enqueue(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.at(id.slot) else { return };
+        if !conn.flags.has(Flags::QUEUED) {
+            conn.flags.set(Flags::QUEUED);
+            self.run.push_back(Run::Serve(id));
+            self.eviction.issue();
+        }
+    }
+
+    pub(super) fn count_reset(&mut self, reason: ResetReason) {
+        self.counters.resets[reason as usize] += 1;
+    }
+}
+
+/// Gives memory back after many have left; the factor keeps it from breathing.
+pub(super) fn shrink<V>(map: &mut HashMap<u32, V, foldhash::fast::RandomState>) {
+    if map.capacity() > 64 && map.len() < map.capacity() / 8 {
+        map.shrink_to(map.len() * 2);
+    }
+}

@@ -1,0 +1,2 @@
+//! Fanwheel.
+fn main() {}
