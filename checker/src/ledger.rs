@@ -16,10 +16,7 @@ pub struct Ledger {
 impl Ledger {
     /// A table for `streams` streams with `slots` sequences each.
     pub fn new(streams: usize, slots: usize) -> Self {
-        Self {
-            checks: vec![StreamCheck::default(); streams * slots],
-            slots,
-        }
+        Self { checks: vec![StreamCheck::default(); streams * slots], slots }
     }
 
     /// Takes the number of an event that arrived on `stream`.
@@ -41,23 +38,15 @@ impl Ledger {
     }
 
     /// The sum of one stream's verdicts; `published` says what was published in each slot.
-    pub fn finish_stream<'a, P: Into<Published<'a>>>(
-        &self,
-        stream: usize,
-        published: impl Fn(usize) -> P,
-    ) -> Verdict {
+    pub fn finish_stream<'a, P: Into<Published<'a>>>(&self, stream: usize, published: impl Fn(usize) -> P) -> Verdict {
         let checks = self.stream(stream).iter().enumerate();
-        checks
-            .map(|(slot, check)| check.finish(published(slot)))
-            .sum()
+        checks.map(|(slot, check)| check.finish(published(slot))).sum()
     }
 
     /// The sum of all verdicts, where every stream was open all the time.
     pub fn finish<'a, P: Into<Published<'a>>>(&self, published: impl Fn(usize) -> P) -> Verdict {
         let streams = 0..self.checks.len().checked_div(self.slots).unwrap_or(0);
-        streams
-            .map(|stream| self.finish_stream(stream, &published))
-            .sum()
+        streams.map(|stream| self.finish_stream(stream, &published)).sum()
     }
 }
 

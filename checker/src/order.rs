@@ -61,9 +61,7 @@ impl OrderSurvey {
 
     /// Each (count, digest, streams) there is.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64, u64)> {
-        self.streams
-            .iter()
-            .map(|(&(count, digest), &streams)| (count, digest, streams))
+        self.streams.iter().map(|(&(count, digest), &streams)| (count, digest, streams))
     }
 
     /// The most orders among streams that saw equally many events: 1 when all agree, 0 without streams.
@@ -82,9 +80,7 @@ mod tests {
 
     fn order(events: &[(u64, u64)]) -> OrderHash {
         let mut order = OrderHash::default();
-        events
-            .iter()
-            .for_each(|&(publisher, seq)| order.handle_event(publisher, seq));
+        events.iter().for_each(|&(publisher, seq)| order.handle_event(publisher, seq));
         order
     }
 
@@ -101,10 +97,7 @@ mod tests {
     #[test]
     fn another_interleaving_is_another_order_although_each_publisher_is_in_order() {
         let mut survey = OrderSurvey::default();
-        for seen in [
-            order(&[(0, 0), (1, 0), (0, 1)]),
-            order(&[(0, 0), (0, 1), (1, 0)]),
-        ] {
+        for seen in [order(&[(0, 0), (1, 0), (0, 1)]), order(&[(0, 0), (0, 1), (1, 0)])] {
             survey.add(seen.count(), seen.digest(), 1);
         }
         assert_eq!(survey.orders_seen(), 2);

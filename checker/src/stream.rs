@@ -61,11 +61,7 @@ pub struct Published<'a> {
 
 impl From<Range<u64>> for Published<'static> {
     fn from(numbers: Range<u64>) -> Self {
-        Self {
-            covered: numbers.clone(),
-            numbers,
-            uncertain: &[],
-        }
+        Self { covered: numbers.clone(), numbers, uncertain: &[] }
     }
 }
 
@@ -141,21 +137,15 @@ impl StreamCheck {
     /// assert_eq!(verdict.lost, 2); // 4 and 6
     /// ```
     pub fn finish<'a>(&self, published: impl Into<Published<'a>>) -> Verdict {
-        let Published {
-            numbers,
-            covered,
-            uncertain,
-        } = published.into();
+        let Published { numbers, covered, uncertain } = published.into();
         let (mut lost, mut told) = (0, 0);
         self.for_each_missing(|missing, was_told| {
-            let count =
-                overlap(&missing, &covered) - count_in(uncertain, &clip(&missing, &covered));
+            let count = overlap(&missing, &covered) - count_in(uncertain, &clip(&missing, &covered));
             *(if was_told { &mut told } else { &mut lost }) += count;
         });
         let seen_published = self.seen_in(&numbers);
-        let uncertain_outside = uncertain
-            .iter()
-            .filter(|seq| !numbers.contains(seq) && self.seen_in(&(**seq..**seq + 1)) == 1);
+        let uncertain_outside =
+            uncertain.iter().filter(|seq| !numbers.contains(seq) && self.seen_in(&(**seq..**seq + 1)) == 1);
         Verdict {
             expected: len(&covered) - count_in(uncertain, &covered),
             received: self.received,
@@ -164,10 +154,7 @@ impl StreamCheck {
             doubled: u64::from(self.doubled),
             out_of_order: u64::from(self.out_of_order),
             resets: u64::from(self.resets),
-            phantoms: self.received
-                - u64::from(self.doubled)
-                - seen_published
-                - uncertain_outside.count() as u64,
+            phantoms: self.received - u64::from(self.doubled) - seen_published - uncertain_outside.count() as u64,
         }
     }
 
@@ -224,10 +211,7 @@ impl Gaps {
         let Some(gap) = self.0.get_mut(at).filter(|gap| gap.numbers.contains(&seq)) else {
             return false;
         };
-        let above = Gap {
-            numbers: seq + 1..gap.numbers.end,
-            told: gap.told,
-        };
+        let above = Gap { numbers: seq + 1..gap.numbers.end, told: gap.told };
         gap.numbers.end = seq;
         if !above.numbers.is_empty() {
             self.0.insert(at + 1, above);
@@ -289,19 +273,13 @@ mod tests {
     #[test]
     fn a_late_arrival_is_out_of_order_and_no_longer_lost() {
         let verdict = seen(&[0, 2, 1]).finish(0..3);
-        assert_eq!(
-            (verdict.lost, verdict.out_of_order, verdict.doubled),
-            (0, 1, 0)
-        );
+        assert_eq!((verdict.lost, verdict.out_of_order, verdict.doubled), (0, 1, 0));
     }
 
     #[test]
     fn a_late_arrival_that_comes_twice_is_doubled() {
         let verdict = seen(&[0, 3, 1, 1]).finish(0..4);
-        assert_eq!(
-            (verdict.lost, verdict.out_of_order, verdict.doubled),
-            (1, 1, 1)
-        );
+        assert_eq!((verdict.lost, verdict.out_of_order, verdict.doubled), (1, 1, 1));
     }
 
     #[test]
@@ -325,38 +303,21 @@ mod tests {
 
     #[test]
     fn what_a_publisher_is_unsure_of_is_neither_lost_nor_a_phantom() {
-        let published = |uncertain| Published {
-            numbers: 0..4,
-            covered: 0..4,
-            uncertain,
-        };
+        let published = |uncertain| Published { numbers: 0..4, covered: 0..4, uncertain };
         let verdict = seen(&[0, 2]).finish(published(&[1, 2]));
-        assert_eq!(
-            (verdict.expected, verdict.lost, verdict.phantoms),
-            (2, 1, 0)
-        );
+        assert_eq!((verdict.expected, verdict.lost, verdict.phantoms), (2, 1, 0));
     }
 
     #[test]
     fn numbers_before_the_stream_was_open_are_not_demanded_and_never_published_ones_are_phantoms() {
-        let published = Published {
-            numbers: 0..10,
-            covered: 5..10,
-            uncertain: &[],
-        };
+        let published = Published { numbers: 0..10, covered: 5..10, uncertain: &[] };
         let verdict = seen(&[4, 5, 6, 7, 8, 9, 12]).finish(published);
-        assert_eq!(
-            (verdict.lost, verdict.phantoms, verdict.expected),
-            (0, 1, 5)
-        );
+        assert_eq!((verdict.lost, verdict.phantoms, verdict.expected), (0, 1, 5));
     }
 
     #[test]
     fn the_ends_of_the_number_range_do_not_overflow() {
         let verdict = seen(&[u64::MAX, 0, u64::MAX - 1]).finish(0..2);
-        assert_eq!(
-            (verdict.lost, verdict.phantoms, verdict.out_of_order),
-            (1, 2, 2)
-        );
+        assert_eq!((verdict.lost, verdict.phantoms, verdict.out_of_order), (1, 2, 2));
     }
 }

@@ -24,31 +24,15 @@ fn check(steps: &[Step]) -> StreamCheck {
 
 /// Says the same from whole vectors, one definition at a time.
 fn twin(steps: &[Step], published: &Published<'_>) -> Verdict {
-    let seqs: Vec<u64> = steps
-        .iter()
-        .filter_map(|s| {
-            if let Step::Event(seq) = s {
-                Some(*seq)
-            } else {
-                None
-            }
-        })
-        .collect();
+    let seqs: Vec<u64> =
+        steps.iter().filter_map(|s| if let Step::Event(seq) = s { Some(*seq) } else { None }).collect();
     let seen: BTreeSet<u64> = seqs.iter().copied().collect();
     let uncertain: BTreeSet<u64> = published.uncertain.iter().copied().collect();
-    let doubled = (0..seqs.len())
-        .filter(|&i| seqs[..i].contains(&seqs[i]))
-        .count() as u64;
+    let doubled = (0..seqs.len()).filter(|&i| seqs[..i].contains(&seqs[i])).count() as u64;
     let out_of_order = (0..seqs.len())
-        .filter(|&i| {
-            !seqs[..i].contains(&seqs[i]) && seqs[..i].iter().any(|&before| before > seqs[i])
-        })
+        .filter(|&i| !seqs[..i].contains(&seqs[i]) && seqs[..i].iter().any(|&before| before > seqs[i]))
         .count() as u64;
-    let expected: Vec<u64> = published
-        .covered
-        .clone()
-        .filter(|seq| !uncertain.contains(seq))
-        .collect();
+    let expected: Vec<u64> = published.covered.clone().filter(|seq| !uncertain.contains(seq)).collect();
     let missing = expected.iter().filter(|seq| !seen.contains(seq));
     let told = missing.clone().filter(|&&seq| is_told(steps, seq)).count() as u64;
     Verdict {
@@ -59,10 +43,7 @@ fn twin(steps: &[Step], published: &Published<'_>) -> Verdict {
         doubled,
         out_of_order,
         resets: steps.iter().filter(|&&s| s == Step::Reset).count() as u64,
-        phantoms: seen
-            .iter()
-            .filter(|seq| !published.numbers.contains(seq) && !uncertain.contains(seq))
-            .count() as u64,
+        phantoms: seen.iter().filter(|seq| !published.numbers.contains(seq) && !uncertain.contains(seq)).count() as u64,
     }
 }
 

@@ -5,7 +5,7 @@
 //! - `swarm`: the verb. The parent starts worker processes, drives the phases of a run, gathers.
 //!   - `options`: flags as written → a plan as meant. `preflight`: what the machine cannot carry.
 //!   - `crew`: the parent's side of the pipes to its workers; `protocol`: what is said on them.
-//!   - `worker`: one epoll loop with thousands of streams; `conn`: the parser of each.
+//!   - `worker`: one epoll loop with thousands of streams; `conn`: the parser of each; `seen`: what arrived.
 //! - `publisher`: open-loop schedules over HTTP or Redis. `payload`: what is published.
 //! - `report`: the figures, as JSON and as a table.
 //! - `http`, `target`, `latency`, `procfs`, `clock`: leaves.

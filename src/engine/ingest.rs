@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::engine::conn::{ConnId, Flags, Owes};
-use crate::engine::policy::PORTION;
 use crate::engine::registry::Subscription;
 use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
@@ -28,58 +27,12 @@ pub enum Ingested {
     Full(Inbound),
 }
 
-/// When logs may evict although readers wait in the run queue: a log must not drop what a ready
-/// reader was not offered, but readers that come back one after another must not keep it full for
-/// ever. So all that stand in the queue are served first, then a portion may go. A reader that
-/// became writable only while the others were served still counts as blocked for that portion.
-///
-/// Readers leave the queue in the order in which they entered it, so counting is enough.
-#[derive(Debug, Default)]
-pub(super) struct Eviction {
-    /// Readers put into the run queue so far.
-    issued: u64,
-    /// Readers taken from it so far. `served <= issued`.
-    served: u64,
-    /// Readers to be served before the next portion, while one waits for them.
-    need: Option<u64>,
-    /// Evictions left of the portion.
-    left: usize,
-}
-
-impl Eviction {
-    pub(super) fn issue(&mut self) {
-        self.issued += 1;
-    }
-
-    pub(super) fn serve(&mut self) {
-        self.served += 1;
-    }
-
-    /// True exactly when `count` entries may leave now.
-    fn allow(&mut self, count: usize) -> bool {
-        if self.issued == self.served {
-            self.need = None;
-            return true;
-        }
-        if self.left == 0 {
-            let need = *self.need.get_or_insert(self.issued);
-            if self.served < need {
-                return false;
-            }
-            self.need = None;
-            self.left = PORTION;
-        }
-        self.left = self.left.saturating_sub(count);
-        true
-    }
-}
-
 impl<P> Shard<P> {
     /// Takes what a source says.
     pub fn ingest<S: Sink<Port = P>>(&mut self, sink: &mut S, message: Inbound) -> Ingested {
         let waits_for_sweep = match &message {
             Inbound::Event(event) => !self.make_room(sink, event),
-            Inbound::TooLarge(topic) => self.is_dirty(topic),
+            Inbound::TooLarge(topic) | Inbound::Unsubscribed(topic) => self.is_dirty(topic),
             Inbound::Disconnected => self.dirty > 0,
             _ => false,
         };
@@ -133,7 +86,7 @@ impl<P> Shard<P> {
         let surplus = topic.log.surplus(topic.class.log, charge);
         if surplus > 0 {
             let newest = topic.log.entry(surplus - 1).expect("the surplus is in the log").seq;
-            if newest > topic.offered || !self.eviction.allow(surplus) {
+            if !topic.may_evict(newest, self.readers.served) {
                 self.counters.log_full += 1;
                 return false;
             }
@@ -156,12 +109,12 @@ impl<P> Shard<P> {
     /// of it. False when a ready reader was not offered it yet.
     fn free_oldest<S: Sink<Port = P>>(&mut self, sink: &mut S) -> bool {
         while let Some(&(seq, key)) = self.order.front() {
-            let oldest = self.topics.get(key).and_then(|topic| topic.log.oldest().map(|entry| (entry.seq, topic.offered)));
-            let Some((_, offered)) = oldest.filter(|(oldest, _)| *oldest == seq) else {
+            let topic = self.topics.get(key);
+            let Some(topic) = topic.filter(|topic| topic.log.oldest().is_some_and(|oldest| oldest.seq == seq)) else {
                 self.order.pop_front();
                 continue;
             };
-            if seq > offered || !self.eviction.allow(1) {
+            if !topic.may_evict(seq, self.readers.served) {
                 self.counters.log_full += 1;
                 return false;
             }
@@ -281,9 +234,29 @@ impl<P> Shard<P> {
     /// A subscription ended: the topic is forgotten, unless somebody came back meanwhile.
     pub fn handle_unsubscribed(&mut self, name: &Topic) {
         let Some(key) = self.topics.find(name) else { return };
-        if self.topics.at(key.slot).subscription == Subscription::Unsubscribing {
-            self.forget(key);
+        match self.topics.at(key.slot).subscription {
+            Subscription::Unsubscribing => self.forget(key),
+            Subscription::Live => self.handle_hole(key),
+            Subscription::Subscribing | Subscription::Refused => {}
         }
+    }
+
+    /// A live topic's subscription ended. A topic that was asked for twice, because a gap or a new
+    /// connection came between, is confirmed twice; when it was cancelled and asked for again before
+    /// the second confirmation, that one came too early: the hole begins here.
+    fn handle_hole(&mut self, key: Key) {
+        let topic = self.topics.at(key.slot);
+        topic.subscription = Subscription::Subscribing;
+        let name = topic.name.clone();
+        for slot in topic.members.iter().collect::<Vec<_>>() {
+            let id = self.conns.key_at(slot).expect("members exist");
+            let conn = self.conns.at(slot).expect("members exist");
+            if !conn.owes.has(Owes::UNAVAILABLE) {
+                conn.waiting += 1;
+            }
+            self.owe_all(id, Owes::GAP);
+        }
+        self.wish_subscribe(name);
     }
 
     fn handle_refused(&mut self, name: &Topic) {
@@ -292,7 +265,7 @@ impl<P> Shard<P> {
         let topic = self.topics.at(key.slot);
         topic.subscription = Subscription::Refused;
         if topic.members.is_empty() {
-            return;
+            return self.forget(key);
         }
         for slot in topic.members.iter().collect::<Vec<_>>() {
             let id = self.conns.key_at(slot).expect("members exist");

@@ -15,7 +15,8 @@
 //! - bytes leave in the order remainder → outbox → log, and a frame that was begun is finished
 //!   before anything else is written;
 //! - sequence numbers only grow on a socket, over all its topics;
-//! - only a blocked reader can fall behind a log's floor, and it is told before its next event.
+//! - only a reader that is blocked, or that waits for its topics after a gap, can fall behind a
+//!   log's floor, and it is told before its next event.
 //!
 //! # Overload
 //! Logs are bounded per topic and per shard, and evict only what every ready reader was offered;

@@ -83,8 +83,7 @@ pub const BATCH_BYTES_MAX: usize = 64 << 10;
 /// A sweep stops after this many sends so that Redis, accepts and timers get their turn:
 /// at about 5 µs each that is 1.3 ms.
 pub const SLICE_SENDS: usize = 256;
-/// Messages a shard takes from its inbox before the next slice, and evictions it allows itself
-/// before every reader that was ready is served again: a quarter of a log of default length.
+/// Messages a shard takes from its inbox before the next slice: a quarter of a log of default length.
 pub const PORTION: usize = 256;
 /// Progress that keeps a blocked reader alive, per `stall_ticks`.
 pub const STALL_BYTES_MIN: usize = 4 << 10;

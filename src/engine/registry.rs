@@ -41,12 +41,24 @@ pub struct TopicState {
     pub subscription: Subscription,
     /// Every ready member was offered all events up to here. Never above `log.last_seq()`.
     pub offered: Seq,
+    /// `Readers::issued` when a walk last ended: whoever it passed over because it was to be served
+    /// by itself was served when `Readers::served` has reached this.
+    pub awaits: u64,
     /// The walk that is under way, or waits in the run queue, covers events up to here.
     pub walk_covers: Seq,
     /// True exactly when it stands in the run queue.
     pub queued: bool,
     /// The tick in which its last member left; meaningful while it has none.
     pub idle_since: u32,
+}
+
+impl TopicState {
+    /// True exactly when no reader needs the events up to `seq` any more but such as were blocked
+    /// since: a walk has passed behind them, and `served` says that all it passed over were served.
+    #[must_use]
+    pub fn may_evict(&self, seq: Seq, served: u64) -> bool {
+        seq <= self.offered && served >= self.awaits
+    }
 }
 
 /// Slots of the connections that follow one topic.
@@ -170,6 +182,7 @@ impl Registry {
             members: Members::default(),
             subscription: Subscription::Subscribing,
             offered: seq,
+            awaits: 0,
             walk_covers: seq,
             queued: false,
             idle_since: 0,

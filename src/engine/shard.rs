@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, VecDeque};
 use hashbrown::HashMap;
 
 use crate::engine::conn::{Conn, ConnId, Flags, ManySub, Owes, Pending, Sub};
-use crate::engine::ingest::Eviction;
 use crate::engine::log::Seq;
 use crate::engine::policy::{
     HEARTBEAT_JITTER_PERCENT, Limits, OUTBOX_BYTES_MAX, RETRY_AWAY_MS, RETRY_OPEN_MS, TIMERS_PER_TURN,
@@ -89,6 +88,16 @@ pub(super) enum Run {
     Serve(ConnId),
 }
 
+/// Counts readers through the run queue. They leave it in the order in which they entered it, so a
+/// reader was served exactly when `served` has reached what `issued` was when it had entered.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    /// Readers put into the run queue so far.
+    pub(super) issued: u64,
+    /// Readers taken from it so far. `served <= issued`.
+    pub(super) served: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Shard<P> {
@@ -115,7 +124,8 @@ pub struct Shard<P> {
     /// Entries in all logs.
     pub(super) logged: usize,
     pub(super) budget: ByteBudget,
-    pub(super) eviction: Eviction,
+    /// Readers in the run queue.
+    pub(super) readers: Readers,
     /// Topics whose last member left, and when. Sorted by time, since all linger equally long.
     idle: VecDeque<(u32, Key)>,
     pub(super) wishes: Vec<Wish>,
@@ -148,7 +158,7 @@ impl<P> Shard<P> {
             order: VecDeque::new(),
             logged: 0,
             budget: ByteBudget::default(),
-            eviction: Eviction::default(),
+            readers: Readers::default(),
             idle: VecDeque::new(),
             wishes: Vec::new(),
             source_connected: false,
@@ -265,6 +275,12 @@ impl<P> Shard<P> {
         }
     }
 
+    /// The edge's handle of a connection.
+    #[must_use]
+    pub fn port(&self, id: ConnId) -> Option<&P> {
+        self.conns.get(id).map(|conn| &conn.port)
+    }
+
     /// Streams that follow `topic`.
     #[must_use]
     pub fn subscribers(&mut self, topic: &Topic) -> usize {
@@ -328,7 +344,7 @@ impl<P> Shard<P> {
         self.topics.at(topic).subscription == Subscription::Live
     }
 
-    fn wish_subscribe(&mut self, topic: Topic) {
+    pub(super) fn wish_subscribe(&mut self, topic: Topic) {
         // Without a connection nothing can be asked; everything is asked for when there is one.
         if self.source_connected {
             self.wishes.push(Wish::Subscribe(topic));
@@ -344,8 +360,14 @@ impl<P> Shard<P> {
 
     fn handle_timer<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
         let now = self.now;
-        let conn = self.conns.get(id).expect("the timer's connection exists");
+        let conn = self.conns.at(id.slot).expect("the timer's connection exists");
         let (flags, form, last_write) = (conn.flags, conn.form, conn.last_write);
+        let is_late = !flags.has(Flags::OPENED) && conn.waiting > 0;
+        if is_late {
+            // When it is blocked, it is told as soon as it is writable.
+            conn.waiting = 0;
+            conn.owes.add(Owes::UNAVAILABLE);
+        }
         if flags.has(Flags::BLOCKED) {
             let due = self.pending[&id.slot].since + self.limits.stall_ticks;
             if due <= now {
@@ -356,7 +378,7 @@ impl<P> Shard<P> {
             }
             return self.wheel.insert(&mut self.conns, id.slot, due);
         }
-        if !flags.has(Flags::OPENED) && conn.waiting > 0 {
+        if is_late {
             return self.dismiss(sink, id, CloseReason::Unavailable);
         }
         let interval = self.heartbeat_interval();
@@ -369,6 +391,15 @@ impl<P> Shard<P> {
         self.say(sink, id, sse::heartbeat(form));
     }
 
+    /// Lets the timer of `id` fire at `due` at the latest.
+    pub(super) fn fire_by(&mut self, id: ConnId, due: u32) {
+        let conn = self.conns.get(id).expect("the caller has it");
+        if conn.link.due().is_none_or(|set| set > due) {
+            self.wheel.remove(&mut self.conns, id.slot);
+            self.wheel.insert(&mut self.conns, id.slot, due);
+        }
+    }
+
     /// Ends the subscription of topics nobody has followed for a while.
     fn let_idle_topics_go(&mut self) {
         while let Some(&(since, key)) = self.idle.front() {
@@ -378,7 +409,8 @@ impl<P> Shard<P> {
             self.idle.pop_front();
             let connected = self.source_connected;
             let seq = self.seq;
-            let Some(topic) = self.topics.get(key).filter(|topic| topic.members.is_empty() && topic.idle_since == since)
+            let Some(topic) =
+                self.topics.get(key).filter(|topic| topic.members.is_empty() && topic.idle_since == since)
             else {
                 continue;
             };
@@ -426,6 +458,8 @@ impl<P> Shard<P> {
         conn.cursor = seq;
         out.extend_from_slice(sse::open(topics.iter(), retry_ms).bytes(conn.form));
         self.counters.opened += 1;
+        let heartbeat = self.now + self.heartbeat_interval();
+        self.fire_by(id, heartbeat);
     }
 
     /// The names of the stream's topics for whose debts `wanted` holds.
@@ -474,11 +508,10 @@ impl<P> Shard<P> {
         self.counters.blocked += 1;
         let conn = self.conns.at(id.slot).expect("the caller has it");
         conn.flags.set(Flags::BLOCKED);
-        let sooner = conn.link.due().is_some_and(|set| set > due);
+        let waits_to_open = !conn.flags.has(Flags::OPENED) && conn.waiting > 0;
         sink.watch_writable(&conn.port, id, true);
-        if sooner {
-            self.wheel.remove(&mut self.conns, id.slot);
-            self.wheel.insert(&mut self.conns, id.slot, due);
+        if !waits_to_open {
+            self.fire_by(id, due);
         }
         self.pending.entry(id.slot).or_insert_with(|| Pending { since, ..Pending::default() })
     }
@@ -505,8 +538,8 @@ impl<P> Shard<P> {
         }
     }
 
-    /// Head, `drain` and end, for a connection that never joins.
-    fn turn_away<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, form: WireForm, head: &[u8]) {
+    /// Head, `drain` and end, for a connection that never joins because a limit is reached.
+    pub fn turn_away<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, form: WireForm, head: &[u8]) {
         let block = sse::drain(DrainReason::Limit, self.rng.u32(RETRY_AWAY_MS));
         let all = [head, block.bytes(form), sse::body_end(form)].concat();
         // It is small and the socket is fresh: what does not fit now is not waited for.
@@ -573,7 +606,7 @@ impl<P> Shard<P> {
         if !conn.flags.has(Flags::QUEUED) {
             conn.flags.set(Flags::QUEUED);
             self.run.push_back(Run::Serve(id));
-            self.eviction.issue();
+            self.readers.issued += 1;
         }
     }
 

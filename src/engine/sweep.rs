@@ -73,7 +73,7 @@ impl<P> Shard<P> {
                 Some(Run::Walk(key, from)) => self.walk(sink, key, from, sends_end, &mut looks),
                 Some(Run::Serve(id)) => {
                     looks -= 1;
-                    self.eviction.serve();
+                    self.readers.served += 1;
                     self.serve(sink, id);
                 }
                 None => break,
@@ -114,6 +114,7 @@ impl<P> Shard<P> {
         topic.members.end_walk(|slot, at| moved.push((slot, at)));
         let (from, to) = (topic.offered, topic.walk_covers);
         topic.offered = to;
+        topic.awaits = self.readers.issued;
         topic.queued = topic.log.last_seq() > to;
         if topic.queued {
             self.run.push_back(Run::Walk(key, 0));
@@ -217,17 +218,17 @@ impl<P> Shard<P> {
         }
         let cursor = conn.cursor;
         let topics = &mut self.topics;
-        let mut lost = |topic: u32, from: Seq| {
+        let mut lost = |topic: u32, from: Seq, owes: Owes| {
             let topic = topics.at(topic);
-            topic.class.overflow == Overflow::Disconnect && topic.log.floor() > from
+            topic.class.overflow == Overflow::Disconnect && topic.log.floor() > from && !owes.has(Owes::GAP)
         };
         match self.many.get(&id.slot) {
-            None => lost(conn.sub.topic, cursor),
-            Some(subs) => subs.iter().any(|sub| lost(sub.sub.topic, cursor.max(sub.from))),
+            None => lost(conn.sub.topic, cursor, conn.owes),
+            Some(subs) => subs.iter().any(|sub| lost(sub.sub.topic, cursor.max(sub.from), sub.owes)),
         }
     }
 
-    /// Where it has overflowed, moves it to the newest event and notes the debt.
+    /// Where it has overflowed, moves it to where it goes on and notes the debt.
     fn skip_what_is_gone(&mut self, id: ConnId) {
         let conn = self.conns.at(id.slot).expect("the caller has it");
         if !conn.flags.has(Flags::OPENED) {
@@ -236,17 +237,15 @@ impl<P> Shard<P> {
         let Some(subs) = self.many.get_mut(&id.slot) else {
             let log = &self.topics.at(conn.sub.topic).log;
             if log.floor() > conn.cursor {
-                conn.cursor = before_newest(log);
-                conn.owes.add(Owes::OVERFLOW);
+                conn.cursor = go_on(log, &mut conn.owes);
             }
             return;
         };
         for sub in subs {
             let log = &self.topics.at(sub.sub.topic).log;
             if log.floor() > conn.cursor.max(sub.from) {
-                sub.from = before_newest(log);
-                sub.owes.add(Owes::OVERFLOW);
-                conn.owes.add(Owes::OVERFLOW);
+                sub.from = go_on(log, &mut sub.owes);
+                conn.owes.add(sub.owes);
             }
         }
     }
@@ -466,11 +465,10 @@ impl<P> Shard<P> {
         if conn.flags.has(Flags::CLOSING) {
             return self.close(sink, id, CloseReason::Gone);
         }
-        let late = conn.flags.has(Flags::OPENED) && conn.link.due().is_some_and(|due| due > heartbeat);
+        let opened = conn.flags.has(Flags::OPENED);
         sink.watch_writable(&conn.port, id, false);
-        if late {
-            self.wheel.remove(&mut self.conns, id.slot);
-            self.wheel.insert(&mut self.conns, id.slot, heartbeat);
+        if opened {
+            self.fire_by(id, heartbeat);
         }
         self.enqueue(id);
     }
@@ -493,8 +491,14 @@ impl Batch {
     }
 }
 
-/// The cursor of a reader that is to be handed just the newest event.
-fn before_newest(log: &Log) -> Seq {
+/// The cursor of a reader that has fallen behind the floor. It is handed just the newest event; but
+/// when it is to be told of a gap anyway, that covers this loss too, and it is handed what there is:
+/// a stream that waits for its topics after a gap falls behind without being slow.
+fn go_on(log: &Log, owes: &mut Owes) -> Seq {
+    if owes.has(Owes::GAP) {
+        return log.floor();
+    }
+    owes.add(Owes::OVERFLOW);
     let newest = log.len().checked_sub(1).and_then(|at| log.entry(at));
     newest.map_or(log.floor(), |entry| (entry.seq - 1).max(log.floor()))
 }

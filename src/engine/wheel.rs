@@ -121,9 +121,7 @@ impl Wheel {
         if self.heads[FIRING as usize] != NIL {
             return Some(self.now);
         }
-        (1..=SLOTS)
-            .map(|ahead| self.now.saturating_add(ahead))
-            .find(|tick| self.heads[(tick % SLOTS) as usize] != NIL)
+        (1..=SLOTS).map(|ahead| self.now.saturating_add(ahead)).find(|tick| self.heads[(tick % SLOTS) as usize] != NIL)
     }
 
     /// Moves what is due in the next slot to the firing list. When more than a whole turn has

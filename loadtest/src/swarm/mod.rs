@@ -13,6 +13,7 @@ mod crew;
 mod options;
 mod preflight;
 mod protocol;
+mod seen;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -42,6 +43,8 @@ const TURN: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_millis(300);
 /// The schedule begins so long after the publishers are started, so that none begins late.
 const START_DELAY_NS: u64 = 20_000_000;
+/// A publisher later than this was held up, by its own machine or by unanswered publishes.
+const LATE_MS_MAX: f64 = 25.0;
 /// Counters of the server worth comparing with what was seen.
 const METRICS: [&str; 2] = ["fanwheel_events_received_total", "fanwheel_deliveries_total"];
 
@@ -252,7 +255,7 @@ impl<'a> Run<'a> {
             loadtest_version: env!("CARGO_PKG_VERSION"),
             passed: false,
             faults: Vec::new(),
-            remarks: plan.warnings.clone(),
+            remarks: remarks(plan, outcome.as_ref()),
             setup: setup(plan),
             opening: sum.opening(opening_s),
             publishing: outcome.as_ref().map(|outcome| publishing(plan, outcome)),
@@ -411,6 +414,23 @@ impl Sum {
             stalled_close_max_s: at(closes.len().wrapping_sub(1)),
         })
     }
+}
+
+/// What makes the figures worth less than they look.
+fn remarks(plan: &Plan, outcome: Option<&Outcome>) -> Vec<String> {
+    let mut remarks = plan.warnings.clone();
+    if let Some((publish, outcome)) = plan.publish.as_ref().zip(outcome) {
+        if outcome.sent < publish.total {
+            remarks.push(format!("only {} of {} events were sent", outcome.sent, publish.total));
+        }
+        let late_ms = outcome.late.ms_at(0.99);
+        if late_ms > LATE_MS_MAX {
+            remarks.push(format!(
+                "the schedule was not held (sent {late_ms:.0} ms late at p99): trust intended → receive, or lower --rate"
+            ));
+        }
+    }
+    remarks
 }
 
 fn per_delivery_us(cpu: Cpu, deliveries: u64) -> Option<f64> {

@@ -1,7 +1,7 @@
 //! One process of subscribers: an epoll loop over thousands of streams.
 //!
 //! **For:** measuring with little disturbance. All streams share one read buffer; a stream is its
-//! descriptor, a parser without bytes, its checks (`checker::Ledger`) and one order hash per topic.
+//! descriptor, a parser without bytes, and its row in [`Seen`].
 //! What a read leaves over lies in a side table until the next read.
 //! **What always holds:** the time of arrival is taken once per read, directly after it; every
 //! event is fed to the checks in arrival order.
@@ -17,18 +17,17 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use checker::{Ledger, OrderHash, OrderSurvey, Published};
+use checker::OrderSurvey;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use serde::Deserialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::conn::{Block, Item, Parser};
-use super::protocol::{Answer, Command, Counts, Done, OpenOn, Progress, Slot, WorkerPlan};
+use super::conn::{Item, Parser};
+use super::protocol::{Answer, Command, Done, OpenOn, Progress, Slot, WorkerPlan};
+use super::seen::{Seen, Sign};
 use crate::clock::now_ns;
 use crate::latency::Latencies;
-use crate::payload::{self, Stamp};
 use crate::procfs::{self, Cpu};
 
 /// Longest single read. At 200 bytes an event this is 1,300 events.
@@ -97,32 +96,6 @@ enum Phase {
     Ended,
     /// Never opened.
     Failed,
-}
-
-/// Everything that arrives on reading streams goes in here.
-struct Seen {
-    run: u32,
-    topics: Vec<String>,
-    publishers: usize,
-    /// What follows the header in each payload.
-    filler: Vec<u8>,
-    ledger: Ledger,
-    /// Stream s, topic t at `s * topics + t`.
-    orders: Vec<OrderHash>,
-    /// Streams that saw a reset: their order is not comparable.
-    was_reset: Vec<bool>,
-    received: u64,
-    publish_to_receive: Latencies,
-    intended_to_receive: Latencies,
-    counts: Counts,
-}
-
-/// What a block or head means for the stream's own state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sign {
-    Head(u16),
-    Opened,
-    Leave(&'static str),
 }
 
 impl Worker {
@@ -341,19 +314,15 @@ impl Worker {
         let open_on = self.plan.open_on;
         let (seen, conn) = (&mut self.seen, &mut self.conns[index]);
         seen.counts.reads_running += u64::from(self.begun);
-        let keep = conn.parser.handle_bytes(&mut self.scratch[..kept + len], kept, |item| {
-            let sign = match item {
-                Item::Head { status } => Some(Sign::Head(status)),
-                Item::End => Some(Sign::Leave("the server ended the response")),
-                Item::Block(block) => seen.handle_block((!is_stalled).then_some(index), &block, now),
-            };
-            match sign {
-                Some(Sign::Head(200)) => opened |= open_on == OpenOn::Head,
-                Some(Sign::Head(status)) => refused = Some(status),
+        let keep = conn.parser.handle_bytes(&mut self.scratch[..kept + len], kept, |item| match item {
+            Item::Head { status: 200 } => opened |= open_on == OpenOn::Head,
+            Item::Head { status } => refused = Some(status),
+            Item::End => over = Some("the server ended the response"),
+            Item::Block(block) => match seen.handle_block((!is_stalled).then_some(index), &block, now) {
                 Some(Sign::Opened) => opened = true,
                 Some(Sign::Leave(why)) => over = Some(why),
                 None => {}
-            }
+            },
         })?;
         if let Some(status) = refused {
             bail!("status {status}");
@@ -503,127 +472,6 @@ impl Worker {
 /// True unless the server's side is gone or on its way out.
 fn is_held_by_server(states: &HashMap<SocketAddrV4, u8>, client: SocketAddrV4) -> bool {
     matches!(states.get(&client), Some(&(procfs::TCP_ESTABLISHED | procfs::TCP_CLOSE_WAIT)))
-}
-
-impl Seen {
-    fn new(plan: &WorkerPlan) -> Self {
-        let topics = plan.topics.len();
-        Self {
-            run: plan.run,
-            topics: plan.topics.clone(),
-            publishers: plan.publishers,
-            filler: payload::filler(plan.payload),
-            ledger: Ledger::new(plan.readers, topics * plan.publishers),
-            orders: vec![OrderHash::default(); plan.readers * topics],
-            was_reset: vec![false; plan.readers],
-            received: 0,
-            publish_to_receive: Latencies::default(),
-            intended_to_receive: Latencies::default(),
-            counts: Counts::default(),
-        }
-    }
-
-    /// Takes one block; `reader` is `None` for a stalled stream, whose events do not count.
-    #[inline]
-    fn handle_block(&mut self, reader: Option<usize>, block: &Block<'_>, now: u64) -> Option<Sign> {
-        if block.event.starts_with(b"fanwheel.") {
-            return self.handle_control(reader, block);
-        }
-        if let Some(stream) = reader {
-            self.handle_event(stream, block, now);
-        }
-        None
-    }
-
-    #[inline]
-    fn handle_event(&mut self, stream: usize, block: &Block<'_>, now: u64) {
-        let Some(stamp) = Stamp::decode(block.data).filter(|stamp| stamp.run == self.run) else {
-            self.counts.foreign += 1;
-            return;
-        };
-        let (topic, publisher) = (usize::from(stamp.topic), usize::from(stamp.publisher));
-        let filler = block.data.get(payload::HEADER_LEN..);
-        let is_whole = block.data_lines == 1 && filler == Some(&self.filler[..]);
-        if !is_whole || stamp.sent_ns > now {
-            self.counts.malformed += 1;
-        }
-        if topic >= self.topics.len() || publisher >= self.publishers {
-            self.counts.malformed += u64::from(is_whole);
-            return;
-        }
-        self.received += 1;
-        self.ledger.handle_event(stream, topic * self.publishers + publisher, stamp.seq);
-        self.orders[stream * self.topics.len() + topic].handle_event(publisher as u64, stamp.seq);
-        self.publish_to_receive.record(now.saturating_sub(stamp.sent_ns));
-        self.intended_to_receive.record(now.saturating_sub(stamp.intended_ns));
-    }
-
-    #[cold]
-    fn handle_control(&mut self, reader: Option<usize>, block: &Block<'_>) -> Option<Sign> {
-        match block.event {
-            b"fanwheel.open" => return Some(Sign::Opened),
-            b"fanwheel.drain" => {
-                self.counts.drains += 1;
-                return Some(Sign::Leave("the server said drain"));
-            }
-            b"fanwheel.unavailable" => {
-                self.counts.unavailable += 1;
-                return Some(Sign::Leave("the server said unavailable"));
-            }
-            b"fanwheel.reset" => {
-                if let Some(stream) = reader {
-                    self.handle_reset(stream, block.data);
-                }
-            }
-            _ => self.counts.foreign += 1,
-        }
-        None
-    }
-
-    /// A reset that names no topic we know is one of all topics.
-    fn handle_reset(&mut self, stream: usize, data: &[u8]) {
-        #[derive(Deserialize, Default)]
-        #[serde(default)]
-        struct Reset {
-            reason: String,
-            topics: Vec<String>,
-        }
-        let reset: Reset = serde_json::from_slice(data).unwrap_or_default();
-        *self.counts.resets_by_reason.entry(reset.reason).or_default() += 1;
-        self.was_reset[stream] = true;
-        let names_known = reset.topics.iter().any(|topic| self.topics.contains(topic));
-        for (index, topic) in self.topics.iter().enumerate() {
-            if !names_known || reset.topics.contains(topic) {
-                for publisher in 0..self.publishers {
-                    self.ledger.handle_reset(stream, index * self.publishers + publisher);
-                }
-            }
-        }
-    }
-
-    /// A stream that the server ended is judged up to the last event it brought; what was
-    /// published after that is counted as missed.
-    fn judge(&self, stream: usize, is_ended: bool, slots: &[Slot], done: &mut Done) {
-        for (check, slot) in self.ledger.stream(stream).iter().zip(slots) {
-            let covered_end = match is_ended {
-                true => check.last_seen().map_or(0, |last| last.saturating_add(1)).min(slot.count),
-                false => slot.count,
-            };
-            done.missed_after_close += slot.count - covered_end;
-            done.verdict +=
-                check.finish(Published { numbers: 0..slot.count, covered: 0..covered_end, uncertain: &slot.uncertain });
-        }
-    }
-
-    fn survey(&self, stream: usize, surveys: &mut [OrderSurvey]) {
-        if self.was_reset[stream] {
-            return;
-        }
-        let topics = self.topics.len();
-        for (survey, order) in surveys.iter_mut().zip(&self.orders[stream * topics..][..topics]) {
-            survey.add(order.count(), order.digest(), 1);
-        }
-    }
 }
 
 fn say(answer: &Answer) -> Result<()> {

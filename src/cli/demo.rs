@@ -1,0 +1,12 @@
+//! `fanwheel demo`: a node with a feed of its own and a page to look at.
+
+use crate::config::Config;
+use crate::server::{self, ServerError};
+
+/// Runs until a signal.
+pub(super) fn run(config: Config) -> Result<(), ServerError> {
+    server::run(config, true, |banner| {
+        println!("{banner}");
+        println!("\nOpen the `listening` address in a browser: fifty stocks, each quoted more than twice a second.");
+    })
+}

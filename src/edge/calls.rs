@@ -1,0 +1,82 @@
+//! Questions to shards: how many follow a topic, what was counted. Asked through bounded mailboxes,
+//! answered by each shard in its turn; a shard that does not answer in time is not turning.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::engine::mailbox::Mailbox;
+use crate::engine::{Counters, Gauges};
+use crate::topic::Topic;
+
+/// How long a shard may take to answer: a turn takes a few milliseconds.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A question to one shard.
+#[derive(Debug)]
+pub enum Call {
+    /// How many streams follow a topic.
+    Subscribers(Topic, oneshot::Sender<usize>),
+    /// What was counted.
+    Report(oneshot::Sender<Box<Report>>),
+    /// Close every stream: the node stops.
+    Stop(oneshot::Sender<()>),
+}
+
+/// One shard's numbers.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Done so far.
+    pub counters: Counters,
+    /// Held now.
+    pub gauges: Gauges,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Messages waiting in the inbox.
+    pub inbox_len: usize,
+    /// Messages dropped because the inbox was full.
+    pub inbox_dropped: u64,
+}
+
+/// The mailboxes of all shards of the node.
+#[derive(Debug, Clone)]
+pub struct Peers(pub Arc<[Arc<Mailbox<Call>>]>);
+
+impl Peers {
+    /// Streams of the whole node that follow `topic`.
+    pub async fn subscribers(&self, topic: &Topic) -> usize {
+        self.ask(|reply| Call::Subscribers(topic.clone(), reply)).await.into_iter().flatten().sum()
+    }
+
+    /// Every shard's numbers; `None` for one that did not answer in time.
+    pub async fn reports(&self) -> Vec<Option<Box<Report>>> {
+        self.ask(Call::Report).await
+    }
+
+    /// Closes every stream of the node.
+    pub async fn stop(&self) {
+        self.ask(Call::Stop).await;
+    }
+
+    async fn ask<T>(&self, mut call: impl FnMut(oneshot::Sender<T>) -> Call) -> Vec<Option<T>> {
+        // All are asked before the first answer is awaited.
+        let asked: Vec<_> = self
+            .0
+            .iter()
+            .map(|mailbox| {
+                let (reply, answer) = oneshot::channel();
+                mailbox.offer(call(reply), 1).ok().map(|()| answer)
+            })
+            .collect();
+        let deadline = tokio::time::Instant::now() + ANSWER_TIMEOUT;
+        let mut answers = Vec::with_capacity(asked.len());
+        for answer in asked {
+            answers.push(match answer {
+                Some(answer) => tokio::time::timeout_at(deadline, answer).await.ok().and_then(Result::ok),
+                None => None,
+            });
+        }
+        answers
+    }
+}

@@ -1,0 +1,98 @@
+//! Ordinary answers: JSON, and problems as JSON. A problem's sentence names the limit or the field.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+use http_body_util::Full;
+use hyper::Response;
+use serde::Serialize;
+
+/// An ordinary answer.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Why a request is not answered as it wished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    status: StatusCode,
+    error: String,
+    limit: Option<usize>,
+    allow: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct ProblemBody<'a> {
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<usize>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, error: impl Into<String>) -> Problem {
+        Problem { status, error: error.into(), limit: None, allow: None }
+    }
+
+    /// 400.
+    pub fn bad_request(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    /// 404.
+    pub fn not_found() -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+    }
+
+    /// 405, with the methods that are allowed.
+    pub fn method_not_allowed(allow: &'static str) -> Problem {
+        let error = format!("this path answers {allow}");
+        Problem { allow: Some(allow), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, error) }
+    }
+
+    /// 408.
+    pub fn timeout(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, error)
+    }
+
+    /// 413.
+    pub fn too_large(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+    }
+
+    /// 503 with `Retry-After`: nothing was stored.
+    pub fn unavailable(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, error)
+    }
+
+    /// 504: it is not known whether anything was stored.
+    pub fn unknown(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, error)
+    }
+
+    /// Names the limit that was passed.
+    #[must_use]
+    pub fn with_limit(self, limit: usize) -> Problem {
+        Problem { limit: Some(limit), ..self }
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn into_answer(self) -> Answer {
+        let mut answer = json(self.status, &ProblemBody { error: &self.error, limit: self.limit });
+        if let Some(allow) = self.allow {
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        answer
+    }
+}
+
+/// A JSON answer.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+    let body = serde_json::to_vec(body).expect("strings, numbers and lists serialize");
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

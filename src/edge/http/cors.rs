@@ -1,0 +1,102 @@
+//! Cross-origin use: which pages of other origins may open streams and publish.
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderValue, ORIGIN, VARY,
+};
+use http::{Response, StatusCode};
+
+use crate::edge::http::answer::Answer;
+
+/// Origins that may use the node. Nobody else's pages can read its answers.
+#[derive(Debug, Clone, Default)]
+pub struct Origins(pub Vec<String>);
+
+/// What CORS says of one request.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// The node admits no other origin at all.
+    Off,
+    /// This origin is admitted.
+    Admitted(HeaderValue),
+    /// This one is not, but others are: caches must know that the answer depends on it.
+    NotAdmitted,
+}
+
+impl Origins {
+    /// Looks at a request's `Origin`. `*` in the list admits every origin.
+    #[must_use]
+    pub fn admit(&self, headers: &HeaderMap) -> Verdict {
+        if self.0.is_empty() {
+            return Verdict::Off;
+        }
+        let Some(origin) = headers.get(ORIGIN) else {
+            return Verdict::NotAdmitted;
+        };
+        let admitted = self.0.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes());
+        if admitted { Verdict::Admitted(origin.clone()) } else { Verdict::NotAdmitted }
+    }
+}
+
+impl Verdict {
+    /// Puts the headers on an answer.
+    pub fn put_on(&self, headers: &mut HeaderMap) {
+        match self {
+            Verdict::Off => return,
+            Verdict::NotAdmitted => {}
+            Verdict::Admitted(origin) => {
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+                headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            }
+        }
+        headers.append(VARY, HeaderValue::from_static("origin"));
+    }
+
+    /// The same headers as lines of a stream's head.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let mut headers = HeaderMap::new();
+        self.put_on(&mut headers);
+        headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap_or_default())).collect()
+    }
+}
+
+/// The answer to an OPTIONS request. The headers allowed are those that event stream clients send.
+#[must_use]
+pub fn preflight(verdict: Verdict) -> Answer {
+    let mut answer = Response::new(bytes::Bytes::new().into());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers: &mut HeaderMap = answer.headers_mut();
+    if matches!(verdict, Verdict::Admitted(_)) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST"));
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("Last-Event-ID, Authorization, Cache-Control, Content-Type, Idempotency-Key"),
+        );
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked_by(origin: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))])
+    }
+
+    #[test]
+    fn only_listed_origins_are_admitted() {
+        let origins = Origins(vec!["https://a.example".into()]);
+        assert!(matches!(origins.admit(&asked_by("https://a.example")), Verdict::Admitted(_)));
+        assert!(matches!(origins.admit(&asked_by("https://a.example.evil")), Verdict::NotAdmitted));
+        assert!(matches!(origins.admit(&HeaderMap::new()), Verdict::NotAdmitted));
+        assert!(matches!(Origins::default().admit(&asked_by("https://a.example")), Verdict::Off));
+        let all = Origins(vec!["*".into()]);
+        assert_eq!(
+            all.admit(&asked_by("http://x")).lines(),
+            "access-control-allow-origin: http://x\r\naccess-control-allow-credentials: true\r\nvary: origin\r\n"
+        );
+    }
+}

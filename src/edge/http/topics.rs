@@ -1,0 +1,101 @@
+//! `POST /topics/{topic}`: the body is the event's data, byte for byte. `GET`: what the node knows of a topic.
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::Incoming;
+use hyper::{Method, Request};
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+
+use crate::edge::desk::Desk;
+use crate::edge::http::answer::{Answer, Problem, json};
+use crate::edge::http::{body, events};
+use crate::engine::PublishError;
+use crate::event::{EVENT_BYTES_MAX, EVENT_KEY_BYTES_MAX, EVENT_NAME_BYTES_MAX, Event, EventName, EventNameError};
+use crate::topic::{TOPIC_BYTES_MAX, Topic, TopicError};
+
+#[derive(Serialize)]
+struct Accepted<'a> {
+    topic: &'a str,
+    id: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Known<'a> {
+    topic: &'a str,
+    kind: &'static str,
+    subscribers: usize,
+    last_id: Option<String>,
+}
+
+/// Answers a request for the topic in a path's segment.
+pub async fn answer(request: Request<Incoming>, segment: &str, desk: &Desk) -> Result<Answer, Problem> {
+    match *request.method() {
+        Method::POST => publish(request, segment, desk).await,
+        Method::GET | Method::HEAD => {
+            let topic = topic(segment)?;
+            let subscribers = desk.peers.subscribers(&topic).await;
+            let known = Known { topic: topic.as_str(), kind: "live", subscribers, last_id: None };
+            Ok(json(StatusCode::OK, &known))
+        }
+        _ => Err(Problem::method_not_allowed("GET, HEAD, POST, OPTIONS")),
+    }
+}
+
+async fn publish(request: Request<Incoming>, segment: &str, desk: &Desk) -> Result<Answer, Problem> {
+    let received_us = desk.clock.now_us();
+    let topic = topic(segment)?;
+    if request.headers().contains_key("idempotency-key") {
+        return Err(Problem::bad_request("`Idempotency-Key` needs a durable topic, and this one is live"));
+    }
+    let (name, key) = name_and_key(request.uri().query().unwrap_or_default())?;
+    let data = body::read(request.into_body(), EVENT_BYTES_MAX, "an event's data").await?;
+    let event = Event { topic: topic.clone(), name, key, data: utf8(data)?, id: None, received_us };
+    let published = desk.publish.publish(event).await.map_err(|error| match error {
+        PublishError::Refused(_) => Problem::unavailable(error.to_string()),
+        PublishError::Unknown => Problem::unknown(error.to_string()),
+    })?;
+    let id = published.id.map(|id| id.to_string());
+    let status = if id.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(json(status, &Accepted { topic: topic.as_str(), id }))
+}
+
+fn topic(segment: &str) -> Result<Topic, Problem> {
+    let name: Vec<u8> = percent_decode_str(segment).collect();
+    Topic::parse_bytes(&name).map_err(|error| match error {
+        TopicError::TooLong => Problem::bad_request(error.to_string()).with_limit(TOPIC_BYTES_MAX),
+        _ => Problem::bad_request(error.to_string()),
+    })
+}
+
+fn name_and_key(query: &str) -> Result<(Option<EventName>, Option<Box<str>>), Problem> {
+    let (mut name, mut key) = (None, None);
+    for (parameter, value) in events::parameters(query)? {
+        match parameter.as_str() {
+            "event" => {
+                name = EventName::parse(&value).map_err(|error| match error {
+                    EventNameError::TooLong => Problem::bad_request(error.to_string()).with_limit(EVENT_NAME_BYTES_MAX),
+                    _ => Problem::bad_request(error.to_string()),
+                })?;
+            }
+            "key" if value.len() > EVENT_KEY_BYTES_MAX => {
+                let error = format!("`key` is at most {EVENT_KEY_BYTES_MAX} bytes long");
+                return Err(Problem::bad_request(error).with_limit(EVENT_KEY_BYTES_MAX));
+            }
+            "key" => key = Some(value.into_boxed_str()),
+            _ => {}
+        }
+    }
+    Ok((name, key))
+}
+
+/// Event streams are UTF-8; a publisher that sends something else is told, not mended.
+fn utf8(data: Bytes) -> Result<Bytes, Problem> {
+    match std::str::from_utf8(&data) {
+        Ok(_) => Ok(data),
+        Err(error) => {
+            let at = error.valid_up_to();
+            Err(Problem::bad_request(format!("an event's data must be valid UTF-8, and byte {at} is not")))
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The turn: what one shard does, over and over, on its own thread.
+//!
+//! ```text
+//!  timers → newcomers → wishes → inbox (a portion) → sweep (a slice) → sockets → calls → yield
+//! ```
+//!
+//! Between two slices the runtime runs accepts, requests and Redis; when a turn found nothing to do,
+//! the shard rests until its inbox, a socket, a newcomer or the next timer wakes it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tracing::error;
+
+use crate::clock::Clock;
+use crate::edge::calls::{Call, Report};
+use crate::edge::desk::{Desk, Newcomer};
+use crate::edge::reactor::{Happened, Reactor, Sockets};
+use crate::engine::mailbox::{Mailbox, Taken};
+use crate::engine::policy::{PORTION, SLICE_SENDS};
+use crate::engine::{Confirmation, ConnId, Inbound, Ingested, Interest, Shard, Wish};
+
+use std::os::fd::OwnedFd;
+
+/// Calls answered per turn.
+const CALLS_PER_TURN: usize = 64;
+
+/// What a turn works on.
+pub struct Turn {
+    shard: Shard<OwnedFd>,
+    sockets: Sockets,
+    reactor: AsyncFd<Reactor>,
+    happened: Vec<(ConnId, Happened)>,
+    inbox: Arc<Mailbox<Inbound>>,
+    /// A message that could not be taken yet.
+    held: Option<Taken<Inbound>>,
+    calls: Arc<Mailbox<Call>>,
+    interest: Box<dyn Interest>,
+    desk: Rc<Desk>,
+    wake: Arc<Notify>,
+    clock: Clock,
+    turns: u64,
+    stopping: bool,
+}
+
+/// What a turn is made from.
+pub struct TurnParts {
+    /// The engine.
+    pub shard: Shard<OwnedFd>,
+    /// Where the source puts what it says.
+    pub inbox: Arc<Mailbox<Inbound>>,
+    /// Where questions come in.
+    pub calls: Arc<Mailbox<Call>>,
+    /// Where wishes go.
+    pub interest: Box<dyn Interest>,
+    /// Where newcomers come from.
+    pub desk: Rc<Desk>,
+    /// Notified by both mailboxes and the desk.
+    pub wake: Arc<Notify>,
+    /// The node's clock.
+    pub clock: Clock,
+}
+
+impl Turn {
+    /// Ready to run, on the shard's runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll.
+    pub fn new(parts: TurnParts) -> std::io::Result<Turn> {
+        let TurnParts { shard, inbox, calls, interest, desk, wake, clock } = parts;
+        let (reactor, sockets) = Reactor::new(Arc::clone(&desk.occupancy))?;
+        let reactor = reactor.awaited()?;
+        Ok(Turn {
+            shard,
+            sockets,
+            reactor,
+            happened: Vec::new(),
+            inbox,
+            held: None,
+            calls,
+            interest,
+            desk,
+            wake,
+            clock,
+            turns: 0,
+            stopping: false,
+        })
+    }
+
+    /// Turns until the node stops.
+    pub async fn run(mut self) {
+        while !self.stopping {
+            self.turns += 1;
+            let mut busy = self.shard.advance(&mut self.sockets, self.clock.now_tick());
+            busy |= self.take_newcomers();
+            busy |= self.pass_wishes();
+            busy |= self.take_inbound();
+            busy |= self.shard.sweep(&mut self.sockets, SLICE_SENDS);
+            self.shard.note_written(self.clock.now_us());
+            busy |= self.poll_sockets();
+            busy |= self.answer_calls();
+            if busy {
+                tokio::task::yield_now().await;
+            } else {
+                self.rest().await;
+            }
+        }
+    }
+
+    fn take_newcomers(&mut self) -> bool {
+        let newcomers = self.desk.take_newcomers();
+        let any = !newcomers.is_empty();
+        for Newcomer { socket, wants } in newcomers {
+            if wants.topics.is_empty() {
+                self.shard.turn_away(&mut self.sockets, socket, wants.form, &wants.head);
+            } else {
+                self.shard.join(&mut self.sockets, socket, &wants.topics, wants.form, &wants.head);
+            }
+        }
+        any
+    }
+
+    fn pass_wishes(&mut self) -> bool {
+        let wishes = self.shard.take_wishes();
+        let any = !wishes.is_empty();
+        for wish in wishes {
+            match wish {
+                Wish::Subscribe(topic) => {
+                    if self.interest.subscribe(&topic) == Confirmation::Now {
+                        self.shard.handle_subscribed(&topic);
+                    }
+                }
+                Wish::Unsubscribe(topic) => {
+                    if self.interest.unsubscribe(&topic) == Confirmation::Now {
+                        self.shard.handle_unsubscribed(&topic);
+                    }
+                }
+            }
+        }
+        any
+    }
+
+    /// Takes a portion of the inbox; ends early when the engine wants a sweep first.
+    fn take_inbound(&mut self) -> bool {
+        for _ in 0..PORTION {
+            let Some(taken) = self.held.take().or_else(|| self.inbox.take()) else {
+                return false;
+            };
+            self.held = match taken {
+                Taken::Message(message) => match self.shard.ingest(&mut self.sockets, message) {
+                    Ingested::Done => None,
+                    Ingested::Full(message) => Some(Taken::Message(message)),
+                },
+                Taken::Gap => (!self.shard.ingest_gap()).then_some(Taken::Gap),
+            };
+            if self.held.is_some() {
+                return true;
+            }
+        }
+        true
+    }
+
+    fn poll_sockets(&mut self) -> bool {
+        let mut happened = std::mem::take(&mut self.happened);
+        match self.reactor.get_mut().poll() {
+            Ok(events) => happened.extend(events),
+            Err(error) => error!(%error, "epoll failed"),
+        }
+        let any = !happened.is_empty();
+        for (id, what) in happened.drain(..) {
+            self.handle(id, what);
+        }
+        self.happened = happened;
+        any
+    }
+
+    fn handle(&mut self, id: ConnId, what: Happened) {
+        match what {
+            Happened::Gone => {
+                self.shard.handle_gone(&mut self.sockets, id, crate::engine::CloseReason::Gone);
+            }
+            Happened::Writable => self.shard.handle_writable(&mut self.sockets, id),
+            Happened::Readable => {
+                let must_go = self.shard.port(id).and_then(|socket| self.sockets.discard(socket).err());
+                if let Some(reason) = must_go {
+                    self.shard.handle_gone(&mut self.sockets, id, reason);
+                }
+            }
+        }
+    }
+
+    fn answer_calls(&mut self) -> bool {
+        for _ in 0..CALLS_PER_TURN {
+            // An asker that has gone away does not need the answer.
+            match self.calls.take() {
+                None | Some(Taken::Gap) => return false,
+                Some(Taken::Message(Call::Subscribers(topic, reply))) => {
+                    drop(reply.send(self.shard.subscribers(&topic)))
+                }
+                Some(Taken::Message(Call::Report(reply))) => drop(reply.send(Box::new(self.report()))),
+                Some(Taken::Message(Call::Stop(reply))) => {
+                    self.shard.close_all(&mut self.sockets);
+                    self.stopping = true;
+                    let _ = reply.send(());
+                }
+            }
+        }
+        true
+    }
+
+    fn report(&mut self) -> Report {
+        Report {
+            counters: self.shard.counters().clone(),
+            gauges: self.shard.gauges(),
+            turns: self.turns,
+            inbox_len: self.inbox.len(),
+            inbox_dropped: self.inbox.dropped(),
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn rest(&mut self) {
+        if !self.inbox.arm() || !self.calls.arm() {
+            return;
+        }
+        let deadline = self.shard.next_deadline().map(|tick| self.clock.tick_at(tick).into());
+        let timer = async move {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.wake.notified() => {}
+            ready = self.reactor.readable_mut() => {
+                // Readiness is forgotten only after a look that found nothing: what happens
+                // between the look and the forgetting sets it anew.
+                if let Ok(mut guard) = ready {
+                    match guard.get_inner_mut().poll() {
+                        Ok(events) => self.happened.extend(events),
+                        Err(error) => error!(%error, "epoll failed"),
+                    }
+                    if self.happened.is_empty() {
+                        guard.clear_ready();
+                    }
+                }
+            }
+            () = timer => {}
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Sources: where events come from and publishes go to.
+//!
+//! A source feeds each shard's inbox with [`Inbound`](crate::engine::Inbound) messages, in order,
+//! takes events through [`Publish`](crate::engine::Publish), and is told through
+//! [`Interest`](crate::engine::Interest) which topics a shard wants. It knows nothing of clients.
+//!
+//! | | order | history | when the node stops |
+//! |---|---|---|---|
+//! | [`memory`] | one sequencer for all shards | none yet (live topics) | gone |
+//! | [`redis`] | Redis itself | none yet (live topics) | other nodes go on |
+
+pub mod memory;
+pub mod redis;
