@@ -51,10 +51,10 @@ impl Histogram {
         self.sum
     }
 
-    /// (upper bound, values in this bucket alone); the last bound is `f64::MAX`, which stands for infinity.
+    /// (upper bound, values in this bucket alone); the last bound is infinite.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         self.buckets.iter().enumerate().map(|(i, &count)| {
-            let bound = if i + 1 == Histogram::BUCKETS { f64::MAX } else { (1u64 << i) as f64 };
+            let bound = if i + 1 == Histogram::BUCKETS { f64::INFINITY } else { (1u64 << i) as f64 };
             (bound, count)
         })
     }
@@ -177,11 +177,8 @@ impl Collector for Page {
                     }
                 }
                 Values::Histogram { histogram, scale } => {
-                    let last = f64::MAX;
-                    let buckets: Vec<(f64, u64)> = histogram
-                        .buckets()
-                        .map(|(bound, count)| (if bound == last { last } else { bound * scale }, count))
-                        .collect();
+                    let buckets: Vec<(f64, u64)> =
+                        histogram.buckets().map(|(bound, count)| (bound * scale, count)).collect();
                     let sum = histogram.sum() as f64 * scale;
                     metric.encode_histogram::<NoLabelSet>(sum, histogram.count(), &buckets, None)?;
                 }

@@ -127,6 +127,7 @@ impl Turn {
         let any = !wishes.is_empty();
         for wish in wishes {
             match wish {
+                Wish::Renew(generation) => self.interest.renew(generation),
                 Wish::Subscribe(topic) => {
                     if self.interest.subscribe(&topic) == Confirmation::Now {
                         self.shard.handle_subscribed(&topic);
@@ -197,7 +198,7 @@ impl Turn {
             match self.calls.take() {
                 None | Some(Taken::Gap) => return false,
                 Some(Taken::Message(Call::Subscribers(topic, reply))) => {
-                    drop(reply.send(self.shard.subscribers(&topic)))
+                    let _ = reply.send(self.shard.subscribers(&topic));
                 }
                 Some(Taken::Message(Call::Report(reply))) => drop(reply.send(Box::new(self.report()))),
                 Some(Taken::Message(Call::Stop(reply))) => {

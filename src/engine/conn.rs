@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use crate::engine::CloseReason;
 use crate::engine::log::Seq;
 use crate::engine::wheel::{Link, Links};
 use crate::engine::{slab::Key, slab::Slab};
@@ -70,8 +71,6 @@ impl Flags {
     pub const MANY: Flags = Flags(4);
     /// True exactly when it stands in the run queue by itself.
     pub const QUEUED: Flags = Flags(8);
-    /// True exactly when it is closed as soon as its outbox is empty.
-    pub const CLOSING: Flags = Flags(16);
 
     /// True exactly when all of `other` is set.
     #[must_use]
@@ -143,7 +142,7 @@ impl<P> Conn<P> {
     /// True exactly when the run queue may serve it.
     #[must_use]
     pub fn is_servable(&self) -> bool {
-        !self.flags.has(Flags::BLOCKED) && !self.flags.has(Flags::CLOSING) && self.waiting == 0
+        !self.flags.has(Flags::BLOCKED) && self.waiting == 0
     }
 }
 
@@ -157,6 +156,8 @@ pub struct Pending {
     pub outbox: Vec<u8>,
     /// Bytes of `outbox` already written. `outbox_sent <= outbox.len()`.
     pub outbox_sent: usize,
+    /// Why it is closed as soon as nothing is left, if it is.
+    pub closing: Option<CloseReason>,
     /// The tick since which progress is counted.
     pub since: u32,
     /// Bytes accepted since then. Below `STALL_BYTES_MIN`, else the count begins again.

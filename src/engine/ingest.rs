@@ -3,7 +3,8 @@
 //! Messages are taken in order. One that cannot be taken yet is given back ([`Ingested::Full`]) and
 //! must be offered again, before any later one, when a slice has been swept: because its log is
 //! full of events that ready readers were not offered, or because it tells a loss, which belongs
-//! behind the events that came before it.
+//! behind the events that came before it. (A reader that is blocked, or stands in the run queue by
+//! itself, is told before what it has yet to catch up with; but always before what follows the loss.)
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ impl<P> Shard<P> {
         match message {
             Inbound::Event(event) => self.append(event),
             Inbound::TooLarge(topic) => self.tell_topic(&topic, Owes::TOO_LARGE),
-            Inbound::Connected => self.handle_connected(),
+            Inbound::Connected(generation) => self.handle_connected(generation),
             Inbound::Disconnected => self.handle_disconnected(),
             Inbound::Subscribed(topic) => self.handle_subscribed(&topic),
             Inbound::Unsubscribed(topic) => self.handle_unsubscribed(&topic),
@@ -105,8 +106,8 @@ impl<P> Shard<P> {
         true
     }
 
-    /// Frees the oldest event of the shard: out of its log, or with the reader that holds the rest
-    /// of it. False when a ready reader was not offered it yet.
+    /// Frees the oldest event of the shard: out of its log, or, when it has left its log already,
+    /// with the reader that still holds the rest of it. False when a ready reader was not offered it yet.
     fn free_oldest<S: Sink<Port = P>>(&mut self, sink: &mut S) -> bool {
         while let Some(&(seq, key)) = self.order.front() {
             let topic = self.topics.get(key);
@@ -114,6 +115,9 @@ impl<P> Shard<P> {
                 self.order.pop_front();
                 continue;
             };
+            if self.remainders.first().is_some_and(|(held, _)| *held < seq) {
+                break;
+            }
             if !topic.may_evict(seq, self.readers.served) {
                 self.counters.log_full += 1;
                 return false;
@@ -178,14 +182,14 @@ impl<P> Shard<P> {
     }
 
     /// A new connection to the source: everything is asked for again.
-    fn handle_connected(&mut self) {
+    fn handle_connected(&mut self, generation: u32) {
         self.source_connected = true;
-        let wishes = self.topics.keys().collect::<Vec<_>>().into_iter().map(|key| {
+        let subscriptions = self.topics.keys().collect::<Vec<_>>().into_iter().map(|key| {
             let topic = self.topics.at(key.slot);
             debug_assert_ne!(topic.subscription, Subscription::Live);
             Wish::Subscribe(topic.name.clone())
         });
-        self.wishes = wishes.collect();
+        self.wishes = std::iter::once(Wish::Renew(generation)).chain(subscriptions).collect();
     }
 
     /// Until its topics are confirmed again no stream is sent anything; then it is told of the gap first.

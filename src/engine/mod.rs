@@ -100,6 +100,9 @@ pub enum PublishError {
 
 /// Which topics a shard wants from its source.
 pub trait Interest {
+    /// Wishes so far were meant for earlier connections and are void; those that follow are meant
+    /// for the connection whose coming was told with this number.
+    fn renew(&mut self, generation: u32);
     /// Asks for a topic's events from now on.
     fn subscribe(&mut self, topic: &Topic) -> Confirmation;
     /// Asks for no more of them.
@@ -122,8 +125,9 @@ pub enum Inbound {
     Event(Arc<Event>),
     /// An event that was larger than allowed was dropped in this place.
     TooLarge(Topic),
-    /// Everything after this is from a new connection, which knows of no subscription.
-    Connected,
+    /// Everything after this is from a new connection, the one with this number, which knows of no
+    /// subscription.
+    Connected(u32),
     /// What is published from here on is missed, until subscriptions are confirmed again.
     Disconnected,
     /// A subscription took effect in this place.
@@ -148,6 +152,8 @@ impl Inbound {
 /// What a shard wants of its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
+    /// See [`Interest::renew`].
+    Renew(u32),
     /// See [`Interest::subscribe`].
     Subscribe(Topic),
     /// See [`Interest::unsubscribe`].

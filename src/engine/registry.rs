@@ -216,6 +216,13 @@ impl Registry {
         self.topics.key_at(slot).expect("a topic exists while it has members")
     }
 
+    /// Topics whose subscription has not taken effect.
+    #[must_use]
+    pub fn unconfirmed(&self) -> usize {
+        let topics = self.names.values().filter_map(|&key| self.topics.get(key));
+        topics.filter(|topic| topic.subscription != Subscription::Live).count()
+    }
+
     /// All topics.
     pub fn keys(&self) -> impl Iterator<Item = Key> {
         self.names.values().copied()

@@ -296,14 +296,12 @@ impl<P> Shard<P> {
 
     /// What is held now.
     #[must_use]
-    pub fn gauges(&mut self) -> Gauges {
-        let keys: Vec<Key> = self.topics.keys().collect();
-        let unconfirmed = keys.into_iter().filter(|key| !self.is_live(key.slot)).count();
+    pub fn gauges(&self) -> Gauges {
         Gauges {
             connections: self.conns.len(),
             blocked: self.pending.len(),
             topics: self.topics.len(),
-            topics_unconfirmed: unconfirmed,
+            topics_unconfirmed: self.topics.unconfirmed(),
             timers: self.wheel.len(),
             log_bytes: self.budget.used(),
             run_queue: self.run.len(),
@@ -387,8 +385,29 @@ impl<P> Shard<P> {
             return self.wheel.insert(&mut self.conns, id.slot, due);
         }
         self.wheel.insert(&mut self.conns, id.slot, now + interval);
-        self.counters.heartbeats += 1;
-        self.say(sink, id, sse::heartbeat(form));
+        self.beat(sink, id, sse::heartbeat(form));
+    }
+
+    /// Sends a heartbeat, which is never queued: a socket that takes none of it is blocked, and a
+    /// blocked reader gets none.
+    fn beat<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, heartbeat: &[u8]) {
+        let conn = self.conns.get(id).expect("the timer's connection exists");
+        self.counters.sends += 1;
+        let taken = match sink.send(&conn.port, heartbeat) {
+            Sent::All => heartbeat.len(),
+            Sent::Part(taken) => taken,
+            Sent::Closed => return self.close(sink, id, CloseReason::Gone),
+        };
+        self.counters.bytes_sent += taken as u64;
+        self.counters.heartbeats += u64::from(taken > 0);
+        if taken < heartbeat.len() {
+            let rest = if taken > 0 { &heartbeat[taken..] } else { &[] };
+            self.block(sink, id).outbox.extend_from_slice(rest);
+        }
+        if taken > 0 {
+            let now = self.now;
+            self.conns.at(id.slot).expect("just found").last_write = now;
+        }
     }
 
     /// Lets the timer of `id` fire at `due` at the latest.
@@ -532,9 +551,10 @@ impl<P> Shard<P> {
         };
         let last = [block.bytes(form), sse::body_end(form)].concat();
         self.say(sink, id, &last);
-        match self.conns.at(id.slot) {
-            Some(conn) if conn.flags.has(Flags::BLOCKED) => conn.flags.set(Flags::CLOSING),
-            _ => self.close(sink, id, reason),
+        // What is pending under this slot is this connection's: nobody joined meanwhile.
+        match self.pending.get_mut(&id.slot) {
+            Some(pending) => pending.closing = Some(reason),
+            None => self.close(sink, id, reason),
         }
     }
 

@@ -148,7 +148,10 @@ impl<P> Shard<P> {
     /// stopped by a batch's size, so that a log that waits for it waits once; it ends because
     /// nothing is ingested meanwhile.
     fn serve<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
-        let Some(conn) = self.conns.get(id).map(|_| ()).and_then(|()| self.conns.at(id.slot)) else { return };
+        if self.conns.get(id).is_none() {
+            return;
+        }
+        let conn = self.conns.at(id.slot).expect("just found");
         conn.flags.clear(Flags::QUEUED);
         if !conn.is_servable() || !self.pay(sink, id) {
             return;
@@ -455,15 +458,15 @@ impl<P> Shard<P> {
 
     /// Nothing is left to write: it is closed if that was asked for, else it stands in the run queue.
     fn unblock<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
-        self.pending.remove(&id.slot);
+        let closing = self.pending.remove(&id.slot).and_then(|pending| pending.closing);
         shrink(&mut self.pending);
         let now = self.now;
         let heartbeat = now + self.heartbeat_interval();
         let conn = self.conns.at(id.slot).expect("the caller has it");
         conn.flags.clear(Flags::BLOCKED);
         conn.last_write = now;
-        if conn.flags.has(Flags::CLOSING) {
-            return self.close(sink, id, CloseReason::Gone);
+        if let Some(reason) = closing {
+            return self.close(sink, id, reason);
         }
         let opened = conn.flags.has(Flags::OPENED);
         sink.watch_writable(&conn.port, id, false);

@@ -59,7 +59,7 @@ impl Sequencer {
     /// Sequences until it is dropped.
     pub async fn run(self) {
         for inbox in &self.inboxes {
-            inbox.push(Inbound::Connected, 0);
+            inbox.push(Inbound::Connected(0), 0);
         }
         loop {
             if self.sequence() {
@@ -100,6 +100,8 @@ impl Publish for Handle {
 
 /// Every shard gets every event, so there is nothing to ask for.
 impl Interest for Handle {
+    fn renew(&mut self, _generation: u32) {}
+
     fn subscribe(&mut self, _topic: &Topic) -> Confirmation {
         Confirmation::Now
     }

@@ -63,10 +63,11 @@ impl Stage {
 fn a_confirmation_that_is_late_does_not_hide_a_hole() {
     let mut stage = Stage::new();
     let (topic, linger) = (stage.topic.clone(), Limits::default().linger_ticks);
-    stage.say(Inbound::Connected);
+    stage.say(Inbound::Connected(1));
     let first = stage.join();
     assert!(stage.shard.ingest_gap());
-    assert_eq!(stage.shard.take_wishes(), vec![Wish::Subscribe(topic.clone()); 2]);
+    let asked_again = [Wish::Renew(1), Wish::Subscribe(topic.clone()), Wish::Subscribe(topic.clone())];
+    assert_eq!(stage.shard.take_wishes(), asked_again);
     stage.say(Inbound::Subscribed(topic.clone()));
     assert_eq!(stage.got(first), ["fanwheel.open"]);
 
@@ -88,7 +89,7 @@ fn a_confirmation_that_is_late_does_not_hide_a_hole() {
 fn a_topic_refused_after_it_was_cancelled_is_forgotten() {
     let mut stage = Stage::new();
     let (topic, linger) = (stage.topic.clone(), Limits::default().linger_ticks);
-    stage.say(Inbound::Connected);
+    stage.say(Inbound::Connected(1));
     let first = stage.join();
     stage.say(Inbound::Subscribed(topic.clone()));
     let id = stage.sockets.all[first].id.unwrap();
@@ -102,7 +103,7 @@ fn a_topic_refused_after_it_was_cancelled_is_forgotten() {
 fn a_blocked_reader_that_goes_on_taking_4_kib_is_kept() {
     let mut stage = Stage::new();
     let stall = Limits::default().stall_ticks;
-    stage.say(Inbound::Connected);
+    stage.say(Inbound::Connected(1));
     let reader = stage.join();
     stage.say(Inbound::Subscribed(stage.topic.clone()));
     stage.sockets.all[reader].taste = Taste::Room(10);

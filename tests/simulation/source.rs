@@ -24,6 +24,10 @@ pub struct Source {
     /// Every publish comes without being asked for, and wishes take effect at once.
     pub embedded: bool,
     pub connected: bool,
+    /// Counts connections.
+    generation: u32,
+    /// The connection that wishes are meant for.
+    renewed: u32,
     subscribed: BTreeSet<Topic>,
     pub refused: BTreeSet<Topic>,
     /// Wishes not answered yet.
@@ -38,6 +42,8 @@ impl Source {
         Source {
             embedded,
             connected: false,
+            generation: 0,
+            renewed: 0,
             subscribed: BTreeSet::new(),
             refused: BTreeSet::new(),
             wishes: VecDeque::new(),
@@ -73,14 +79,20 @@ impl Source {
         self.connected = connected;
         self.subscribed.clear();
         self.wishes.clear();
-        let message = if connected { Inbound::Connected } else { Inbound::Disconnected };
+        self.generation += u32::from(connected);
+        let message = if connected { Inbound::Connected(self.generation) } else { Inbound::Disconnected };
         self.inbox.push_back(Entry::Say(message, None));
     }
 
-    /// Hears a wish. One that comes while it is away is lost.
+    /// Hears a wish. One that is meant for an earlier connection, or comes while it is away, is lost.
     pub fn hear(&mut self, wish: Wish) {
-        if self.connected {
-            self.wishes.push_back(wish);
+        match wish {
+            Wish::Renew(generation) => {
+                self.wishes.clear();
+                self.renewed = generation;
+            }
+            _ if self.connected && self.renewed == self.generation => self.wishes.push_back(wish),
+            _ => {}
         }
     }
 
@@ -102,6 +114,7 @@ impl Source {
                 self.subscribed.remove(&topic);
                 Inbound::Unsubscribed(topic)
             }
+            Wish::Renew(_) => unreachable!("it is not queued"),
         };
         if !self.overrun {
             self.inbox.push_back(Entry::Say(answer, None));
@@ -121,5 +134,6 @@ impl Source {
 fn topic_of(wish: &Wish) -> &Topic {
     match wish {
         Wish::Subscribe(topic) | Wish::Unsubscribe(topic) => topic,
+        Wish::Renew(_) => unreachable!("it is not queued"),
     }
 }

@@ -355,7 +355,7 @@ impl World {
                 }
             }
             Inbound::TooLarge(_) => self.history.take(number.expect("it was published"), Fate::TooLarge, now),
-            Inbound::Connected => {}
+            Inbound::Connected(_) => {}
             Inbound::Disconnected => {
                 self.confirmed.fill(false);
                 self.disconnected = now;
@@ -565,6 +565,7 @@ impl World {
             }
             self.begin(format_args!("granted"));
             match wish {
+                Wish::Renew(_) => {}
                 Wish::Subscribe(topic) => {
                     self.shard.handle_subscribed(&topic);
                     self.confirm(&topic, true);

@@ -68,6 +68,9 @@ pub fn seal(event: &Event) -> Bytes {
 
 fn parse(payload: &Bytes, rest: &[u8]) -> Option<(Option<EventName>, Option<Box<str>>, Bytes)> {
     let end = memchr::memchr(b'\n', rest)?;
+    if !rest.starts_with(b"{") {
+        return None;
+    }
     let fields: Fields<'_> = serde_json::from_slice(&rest[..end]).ok()?;
     let name = EventName::parse(fields.event.as_deref().unwrap_or_default()).ok()?;
     let key = fields.key.map(|key| key.into_owned().into_boxed_str());

@@ -7,7 +7,7 @@
 //! The library's own resubscription is off: it does not say when it failed. After a new connection
 //! the engine asks for every topic again, and each confirmation comes through the inbox.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -48,17 +48,25 @@ pub struct Subscriber {
 }
 
 /// The engine's wishes, on their way to Redis. At most two per topic: they are dropped when the
-/// connection is, and the engine asks again.
+/// connection is, and the engine asks again. Wishes wait for the connection they were meant for: the
+/// engine may not have heard yet that an earlier one is gone.
 #[derive(Clone, Default)]
 pub struct Wishes(Rc<WishQueue>);
 
 #[derive(Default)]
 struct WishQueue {
+    /// The connection the wishes are meant for.
+    generation: Cell<Option<u32>>,
     waiting: RefCell<VecDeque<Wish>>,
     arrived: Notify,
 }
 
 impl Interest for Wishes {
+    fn renew(&mut self, generation: u32) {
+        self.0.waiting.borrow_mut().clear();
+        self.0.generation.set(Some(generation));
+    }
+
     fn subscribe(&mut self, topic: &Topic) -> Confirmation {
         self.push(Wish::Subscribe(topic.clone()))
     }
@@ -75,8 +83,11 @@ impl Wishes {
         Confirmation::Later
     }
 
-    /// The next wishes of one kind, in order.
-    fn take_batch(&self) -> Vec<Wish> {
+    /// The next wishes of one kind for a connection, in order.
+    fn take_batch(&self, generation: u32) -> Vec<Wish> {
+        if self.0.generation.get() != Some(generation) {
+            return Vec::new();
+        }
         let mut waiting = self.0.waiting.borrow_mut();
         let is_subscribe = |wish: &Wish| matches!(wish, Wish::Subscribe(_));
         let kind = waiting.front().map(is_subscribe);
@@ -121,10 +132,9 @@ impl Subscriber {
             match self.config.connect(Some(pushes)).await {
                 Ok(connection) => {
                     info!(shard = self.shard, redis = self.config.shown, "subscriber connected");
-                    self.tell(Inbound::Connected).await;
+                    self.tell(Inbound::Connected(self.generation.load(Ordering::Relaxed))).await;
                     let Lost(why) = self.serve(connection, &ended).await;
                     self.generation.fetch_add(1, Ordering::Relaxed);
-                    self.wishes.0.waiting.borrow_mut().clear();
                     SourceCounters::count(&self.counters.reconnects);
                     warn!(shard = self.shard, redis = self.config.shown, why, "subscriber connection lost");
                     self.tell(Inbound::Disconnected).await;
@@ -142,8 +152,9 @@ impl Subscriber {
 
     /// Passes wishes on until the connection is lost.
     async fn serve(&self, mut connection: MultiplexedConnection, ended: &Notify) -> Lost {
+        let generation = self.generation.load(Ordering::Relaxed);
         loop {
-            let batch = self.wishes.take_batch();
+            let batch = self.wishes.take_batch(generation);
             if !batch.is_empty() {
                 tokio::select! {
                     passed = self.pass(&mut connection, batch) => {
@@ -167,11 +178,12 @@ impl Subscriber {
     async fn pass(&self, connection: &mut MultiplexedConnection, batch: Vec<Wish>) -> Result<(), Lost> {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
-            let channels: Vec<String> = batch.iter().map(|wish| self.config.channel(wish.topic().as_str())).collect();
+            let topics = batch.iter().filter_map(Wish::topic);
+            let channels: Vec<String> = topics.map(|topic| self.config.channel(topic.as_str())).collect();
             let answer = match batch.first() {
                 Some(Wish::Subscribe(_)) => connection.subscribe(channels).await,
                 Some(Wish::Unsubscribe(_)) => connection.unsubscribe(channels).await,
-                None => Ok(()),
+                Some(Wish::Renew(_)) | None => Ok(()),
             };
             match answer {
                 Ok(()) => {}
@@ -179,9 +191,10 @@ impl Subscriber {
                     return Err(Lost(error.to_string()));
                 }
                 Err(error) if batch.len() == 1 => {
-                    let topic = batch[0].topic().clone();
-                    warn!(shard = self.shard, %topic, %error, "Redis refuses a channel");
-                    self.tell(Inbound::Refused(topic)).await;
+                    if let Some(topic) = batch[0].topic().cloned() {
+                        warn!(shard = self.shard, %topic, %error, "Redis refuses a channel");
+                        self.tell(Inbound::Refused(topic)).await;
+                    }
                 }
                 Err(_) => {
                     let rest = batch.split_off(batch.len() / 2);
@@ -227,9 +240,10 @@ impl Subscriber {
 }
 
 impl Wish {
-    fn topic(&self) -> &Topic {
+    fn topic(&self) -> Option<&Topic> {
         match self {
-            Wish::Subscribe(topic) | Wish::Unsubscribe(topic) => topic,
+            Wish::Subscribe(topic) | Wish::Unsubscribe(topic) => Some(topic),
+            Wish::Renew(_) => None,
         }
     }
 }
@@ -309,14 +323,16 @@ mod tests {
     #[test]
     fn wishes_keep_their_order() {
         let mut wishes = Wishes::default();
+        wishes.subscribe(&topic("of an earlier connection"));
+        wishes.renew(3);
         wishes.subscribe(&topic("a"));
         wishes.subscribe(&topic("b"));
         wishes.unsubscribe(&topic("a"));
         wishes.subscribe(&topic("a"));
-        let names = |batch: Vec<Wish>| batch.iter().map(|wish| wish.topic().to_string()).collect::<Vec<_>>();
-        assert_eq!(names(wishes.take_batch()), ["a", "b"]);
-        assert_eq!(wishes.take_batch(), [Wish::Unsubscribe(topic("a"))]);
-        assert_eq!(names(wishes.take_batch()), ["a"]);
-        assert!(wishes.take_batch().is_empty());
+        assert!(wishes.take_batch(2).is_empty(), "they are meant for another connection");
+        assert_eq!(wishes.take_batch(3), [Wish::Subscribe(topic("a")), Wish::Subscribe(topic("b"))]);
+        assert_eq!(wishes.take_batch(3), [Wish::Unsubscribe(topic("a"))]);
+        assert_eq!(wishes.take_batch(3), [Wish::Subscribe(topic("a"))]);
+        assert!(wishes.take_batch(3).is_empty());
     }
 }
