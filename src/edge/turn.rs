@@ -143,11 +143,12 @@ impl Turn {
         any
     }
 
-    /// Takes a portion of the inbox; ends early when the engine wants a sweep first.
+    /// Takes a portion of the inbox; ends early when the engine wants a sweep first. True exactly
+    /// when anything was taken: it may have left wishes, which the next turn passes on.
     fn take_inbound(&mut self) -> bool {
-        for _ in 0..PORTION {
+        for before in 0..PORTION {
             let Some(taken) = self.held.take().or_else(|| self.inbox.take()) else {
-                return false;
+                return before > 0;
             };
             self.held = match taken {
                 Taken::Message(message) => match self.shard.ingest(&mut self.sockets, message) {
@@ -192,23 +193,34 @@ impl Turn {
         }
     }
 
+    /// Answers what was asked. True exactly when something was.
     fn answer_calls(&mut self) -> bool {
+        let mut any = false;
         for _ in 0..CALLS_PER_TURN {
-            // An asker that has gone away does not need the answer.
-            match self.calls.take() {
-                None | Some(Taken::Gap) => return false,
-                Some(Taken::Message(Call::Subscribers(topic, reply))) => {
-                    let _ = reply.send(self.shard.subscribers(&topic));
-                }
-                Some(Taken::Message(Call::Report(reply))) => drop(reply.send(Box::new(self.report()))),
-                Some(Taken::Message(Call::Stop(reply))) => {
-                    self.shard.close_all(&mut self.sockets);
-                    self.stopping = true;
-                    let _ = reply.send(());
-                }
+            let Some(Taken::Message(call)) = self.calls.take() else {
+                break;
+            };
+            any = true;
+            self.answer(call);
+        }
+        any
+    }
+
+    /// An asker that has gone away does not need the answer.
+    fn answer(&mut self, call: Call) {
+        match call {
+            Call::Subscribers(topic, reply) => {
+                let _ = reply.send(self.shard.subscribers(&topic));
+            }
+            Call::Report(reply) => {
+                let _ = reply.send(Box::new(self.report()));
+            }
+            Call::Stop(reply) => {
+                self.shard.close_all(&mut self.sockets);
+                self.stopping = true;
+                let _ = reply.send(());
             }
         }
-        true
     }
 
     fn report(&mut self) -> Report {
