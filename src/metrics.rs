@@ -98,7 +98,7 @@ struct Family {
 enum Values {
     Counter(Vec<(Vec<Label>, u64)>),
     Gauge(Vec<(Vec<Label>, f64)>),
-    Histogram { histogram: Histogram, scale: f64 },
+    Histogram { histogram: Box<Histogram>, scale: f64 },
 }
 
 /// A label's name and value. Never a topic or a user.
@@ -137,7 +137,7 @@ impl Page {
 
     /// A histogram; its values are multiplied by `scale` (µs to seconds: 1e-6).
     pub fn histogram(&mut self, name: &'static str, help: &'static str, histogram: Histogram, scale: f64) {
-        self.0.push(Family { name, help, values: Values::Histogram { histogram, scale } });
+        self.0.push(Family { name, help, values: Values::Histogram { histogram: Box::new(histogram), scale } });
     }
 
     /// The page as OpenMetrics text, for the content type [`Page::CONTENT_TYPE`].

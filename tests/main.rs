@@ -2,4 +2,18 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod admin;
+mod commands;
+mod common;
+mod cors;
+mod demo;
+mod from_redis;
+mod heartbeats;
+mod house;
+mod limits;
+mod order;
+mod publishing;
+mod redis_away;
 mod simulation;
+mod slow_readers;
+mod streams;

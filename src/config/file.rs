@@ -102,7 +102,7 @@ impl ClassTable {
         match self.kind.as_deref() {
             None | Some("live") => {}
             Some("durable") => {
-                wrong("kind: `durable` topics do not exist yet in this version; use kind = \"live\"".into())
+                wrong("kind: `durable` topics do not exist yet in this version; use kind = \"live\"".into());
             }
             Some(other) => wrong(format!("kind: `{other}` is not `live`")),
         }

@@ -28,7 +28,7 @@ pub struct Flags {
     /// Where operators connect: metrics, health, status [default: 127.0.0.1:9090]
     #[arg(long, env = "FANWHEEL_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub admin_listen: Option<SocketAddr>,
-    /// Redis that feeds this node, redis://[user:password@]host[:port][/db]; without it the embedded broker does
+    /// Redis that feeds this node; without one the embedded broker does
     #[arg(long, env = "FANWHEEL_REDIS", value_name = "URL", hide_env_values = true)]
     pub redis: Option<String>,
     /// Threads, each with its own connections [default: available cores]
@@ -163,6 +163,11 @@ impl Config {
                 "limits.topics_per_stream: {topics_per_stream_max} is outside 1..={TOPICS_PER_STREAM_MAX}"
             ));
         }
+        for (key, value) in [("limits.connections", written.connections), ("limits.topics", written.topics)] {
+            if value == Some(0) {
+                errors.push(format!("{key}: must not be 0"));
+            }
+        }
         let (Some(log_level), Some(log_format), true) = (log_level, log_format, errors.is_empty()) else {
             return Err(ConfigErrors(errors));
         };
@@ -264,7 +269,7 @@ mod tests {
         let errors = load(
             "shards = 0\nredis = 'http://x'\nlog_format = 'xml'\ncors_origin = ['example.org']\n\
              [[class]]\npattern = 'a.**.b'\nkind = 'durable'\noverflow = 'conflate'\nlog_events = 0\n\
-             [limits]\nheartbeat = 'soon'\nstall = '1ms'\nlog_memory = 'much'\ntopics_per_stream = 101",
+             [limits]\nheartbeat = 'soon'\nstall = '1ms'\nlog_memory = 'much'\ntopics_per_stream = 101\nconnections = 0",
         )
         .expect_err("nearly all of it is wrong");
         for part in [
@@ -280,6 +285,7 @@ mod tests {
             "limits.stall",
             "limits.log_memory",
             "limits.topics_per_stream",
+            "limits.connections",
         ] {
             assert!(errors.to_string().contains(part), "{part} in\n{errors}");
         }

@@ -239,7 +239,10 @@ mod tests {
         const EACH: u32 = 20_000;
         let (sender, receiver) = mpsc::channel();
         let limits = MailboxLimits { messages_max: 64, bytes_max: 1 << 20 };
-        let mailbox = Arc::new(Mailbox::new(limits, move || drop(sender.send(()))));
+        let mailbox = Arc::new(Mailbox::new(limits, move || {
+            // The consumer has all it waited for and has left.
+            let _ = sender.send(());
+        }));
         let producers: Vec<_> = (0..PRODUCERS)
             .map(|producer| {
                 let mailbox = Arc::clone(&mailbox);

@@ -121,7 +121,8 @@ impl<P> Shard<P> {
         } else {
             self.dirty -= 1;
         }
-        let first = topic.log.position_after(from);
+        // An event that nobody was there for was written nowhere.
+        let first = topic.log.position_after(if topic.members.is_empty() { to } else { from });
         let last = topic.log.position_after(to);
         let arrivals = (first..last).filter_map(|at| topic.log.entry(at)).map(|entry| entry.frame.event().received_us);
         self.walked.extend(arrivals);

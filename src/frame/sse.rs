@@ -227,7 +227,9 @@ fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(data);
     std::iter::from_fn(move || {
         let text = rest?;
-        let Some(at) = memchr::memchr2(b'\r', b'\n', text) else {
+        // An empty line is seen at once: text of nothing but line ends needs no search for each.
+        let ends_here = text.first().is_some_and(|byte| matches!(byte, b'\r' | b'\n'));
+        let Some(at) = ends_here.then_some(0).or_else(|| memchr::memchr2(b'\r', b'\n', text)) else {
             rest = None;
             return Some(text);
         };

@@ -57,6 +57,12 @@ impl Problem {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error)
     }
 
+    /// 431.
+    pub fn head_too_large(limit: usize) -> Problem {
+        let error = format!("a request's head is at most {limit} bytes");
+        Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, error).with_limit(limit)
+    }
+
     /// 503 with `Retry-After`: nothing was stored.
     pub fn unavailable(error: impl Into<String>) -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, error)

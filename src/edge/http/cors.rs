@@ -63,7 +63,7 @@ impl Verdict {
 
 /// The answer to an OPTIONS request. The headers allowed are those that event stream clients send.
 #[must_use]
-pub fn preflight(verdict: Verdict) -> Answer {
+pub fn preflight(verdict: &Verdict) -> Answer {
     let mut answer = Response::new(bytes::Bytes::new().into());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers: &mut HeaderMap = answer.headers_mut();

@@ -1,7 +1,7 @@
 //! HTTP: hyper reads every head and writes every ordinary answer; event streams are taken back.
 //!
 //! # Taking a socket back
-//! The service of a stream's request checks it, leaves what is wanted in [`Handover`], and fails
+//! The service of a stream's request checks it, leaves what is wanted in a `Handover`, and fails
 //! with [`TakeOver`]. hyper then ends the connection with a user error before it has written
 //! anything of an answer, having flushed those before it; `into_parts` gives the socket. It is taken
 //! out of tokio (`into_std`), whose record would otherwise keep the dead task, and goes to the turn.
@@ -71,6 +71,7 @@ pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(socket), service);
@@ -148,9 +149,12 @@ async fn route(request: Request<Incoming>, desk: &Desk, admission: Admission) ->
 }
 
 async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission) -> Result<Outcome, Problem> {
+    if head_bytes(&request) > HEAD_BYTES_MAX {
+        return Err(Problem::head_too_large(HEAD_BYTES_MAX));
+    }
     let path = request.uri().path().to_owned();
     if request.method() == Method::OPTIONS {
-        return Ok(Outcome::Answer(cors::preflight(desk.origins.admit(request.headers()))));
+        return Ok(Outcome::Answer(cors::preflight(&desk.origins.admit(request.headers()))));
     }
     if path == "/events" {
         return events::open(request, desk, admission).await;
@@ -166,6 +170,13 @@ async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission)
         return Err(Problem::not_found());
     };
     Ok(Outcome::Answer(answer))
+}
+
+/// Bytes of a request's head. hyper's own limit is that of its buffer, which it lets grow by whole reads.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    let line = request.method().as_str().len() + request.uri().to_string().len() + " HTTP/1.1\r\n".len() + 1;
+    let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + 4;
+    line + request.headers().iter().map(header).sum::<usize>() + 2
 }
 
 /// A response from a string of bytes that never changes.

@@ -117,7 +117,7 @@ impl RedisConfig {
 
 fn is_authentication(error: &redis::RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed
-        || error.code().is_some_and(|code| matches!(code, "WRONGPASS" | "NOAUTH" | "NOPERM"))
+        || error.code().is_some_and(|code| matches!(code, "WRONGPASS" | "NOAUTH"))
 }
 
 /// The URL as it may be shown: what stands between the user and `@` is masked.
