@@ -66,7 +66,7 @@ impl Histogram {
 pub struct SourceCounters {
     /// Events taken from the source, wanted or not.
     pub events: AtomicU64,
-    /// Connections lost and made again.
+    /// Connections lost, after each of which another is made.
     pub reconnects: AtomicU64,
     /// Payloads with bytes that are not UTF-8, which were replaced.
     pub not_utf8: AtomicU64,

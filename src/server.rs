@@ -14,6 +14,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -21,12 +22,14 @@ use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::admin::{self, Admin};
-use crate::edge::calls::{Call, Peers};
+use crate::edge::calls::{CALLS_MAX, Call, Peers};
 use crate::edge::desk::{Desk, DeskParts};
 use crate::edge::http::pages::Pages;
 use crate::edge::turn::{Turn, TurnParts};
@@ -43,8 +46,12 @@ use crate::source::redis::subscriber::Subscriber;
 use crate::source::redis::{RedisConfig, RedisProblem};
 use crate::topic::Topic;
 
-/// Questions waiting for one shard; each is answered within a turn.
-const CALLS_MAX: usize = 1024;
+/// How long the shards may take to close their streams and end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that acknowledges nothing for this long is dead; longer than a blocked reader is waited for,
+/// so that such a one is closed by its own deadline and counted so.
+const USER_TIMEOUT_MIN: Duration = Duration::from_secs(60);
+const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
 /// Symbols the feed quotes at once, so that its timer fires 25 times a second.
 const FEED_BURST: u64 = 5;
 
@@ -67,6 +74,14 @@ pub enum ServerError {
     /// A system call failed that should not.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
+    /// A shard did not end in time.
+    #[error("the shards did not stop within {} s", STOP_TIMEOUT.as_secs())]
+    StopTimeout,
+    /// The descriptor limit leaves no room for clients.
+    #[error(
+        "the descriptor limit is {0}, and {DESCRIPTOR_RESERVE} are kept for the node itself; raise it (ulimit -n, LimitNOFILE=)"
+    )]
+    Descriptors(usize),
     /// A shard's thread has ended by itself.
     #[error("shard {0} has failed; the log says why")]
     ShardFailed(usize),
@@ -76,6 +91,7 @@ pub enum ServerError {
 struct ShardSetup {
     index: usize,
     config: Config,
+    redis: Option<RedisConfig>,
     feed: bool,
     listener: TcpListener,
     inboxes: Vec<Arc<Mailbox<Inbound>>>,
@@ -87,6 +103,7 @@ struct ShardSetup {
     pages: Option<Pages>,
     counters: Vec<Arc<SourceCounters>>,
     clock: Clock,
+    stop: Arc<AtomicBool>,
     /// The embedded broker: its sequencer goes to shard 0, a handle to every shard.
     sequencer: Option<Sequencer>,
     handle: Option<Handle>,
@@ -101,38 +118,60 @@ pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), Ser
     let descriptors = raise_descriptor_limit();
     let runtime = runtime()?;
     runtime.block_on(async move {
-        let public = bind(config.listen, config.shards, "--listen")?;
-        let admin = bind(config.admin_listen, 1, "--admin-listen")?.remove(0);
-        let away = match &config.redis {
+        let redis = config.redis.as_ref().map(|url| RedisConfig::parse(url, &config.channel_prefix)).transpose()?;
+        let user_timeout = USER_TIMEOUT_MIN.max(config.limits.stall() + USER_TIMEOUT_MARGIN);
+        let public = bind(config.listen, config.shards, "--listen", user_timeout)?;
+        let admin = bind(config.admin_listen, 1, "--admin-listen", user_timeout)?.remove(0);
+        let away = match &redis {
             Some(redis) => redis.check().await?,
             None => None,
         };
-        let connections_max = config.connections_max.unwrap_or(descriptors.saturating_sub(DESCRIPTOR_RESERVE));
+        let room = descriptors.saturating_sub(DESCRIPTOR_RESERVE);
+        if room == 0 {
+            return Err(ServerError::Descriptors(descriptors));
+        }
+        let connections_max = config.connections_max.unwrap_or(room).min(room);
         let addresses = (public[0].local_addr()?, admin.local_addr()?);
-        let (shards, admin_state) = set_up(&config, feed, public, connections_max);
+        let (shards, admin_state) = set_up(&config, redis.as_ref(), feed, public, connections_max);
         let mut signals = Signals::listen()?;
-        let peers = shards[0].peers.clone();
-        let (ended, mut failures) = mpsc::unbounded_channel();
-        let threads: Vec<_> = shards.into_iter().map(|shard| start(shard, ended.clone())).collect::<Result<_, _>>()?;
+        let stop = Arc::clone(&shards[0].stop);
+        let wakes: Vec<Arc<Notify>> = shards.iter().map(|shard| Arc::clone(&shard.wake)).collect();
+        let (ended, mut ends) = mpsc::unbounded_channel();
+        shards.into_iter().try_for_each(|shard| start(shard, ended.clone()))?;
+        drop(ended);
         let admin = tokio::net::TcpListener::from_std(admin)?;
         tokio::task::spawn_local(admin::serve(admin, Arc::new(admin_state)));
-        say(&banner(&config, addresses, descriptors, connections_max, away.as_deref()));
+        let source = source_line(redis.as_ref(), away.as_deref());
+        say(&banner(&config, addresses, descriptors, connections_max, &source));
         tokio::select! {
             signal = signals.next() => info!(signal, "stopping"),
-            Some(index) = failures.recv() => return Err(ServerError::ShardFailed(index)),
+            Some(index) = ends.recv() => return Err(ServerError::ShardFailed(index)),
         }
-        peers.stop().await;
-        for thread in threads {
-            // A shard that has panicked said so itself.
-            let _ = thread.join();
+        stop.store(true, Ordering::Release);
+        wakes.iter().for_each(|wake| wake.notify_one());
+        // The channel is closed when the last shard has ended.
+        let all_ended = async { while ends.recv().await.is_some() {} };
+        tokio::select! {
+            () = all_ended => Ok(()),
+            () = tokio::time::sleep(STOP_TIMEOUT) => Err(ServerError::StopTimeout),
+            signal = signals.next() => {
+                info!(signal, "ending at once");
+                Ok(())
+            }
         }
-        Ok(())
     })
 }
 
 /// Everything the shards share, and what the admin listener tells about.
-fn set_up(config: &Config, feed: bool, public: Vec<TcpListener>, connections_max: usize) -> (Vec<ShardSetup>, Admin) {
+fn set_up(
+    config: &Config,
+    redis: Option<&RedisConfig>,
+    feed: bool,
+    public: Vec<TcpListener>,
+    connections_max: usize,
+) -> (Vec<ShardSetup>, Admin) {
     let clock = Clock::start();
+    let stop = Arc::new(AtomicBool::new(false));
     let occupancy = Arc::new(Occupancy::new(connections_max));
     let wakes: Vec<Arc<Notify>> = public.iter().map(|_| Arc::new(Notify::new())).collect();
     let inboxes: Vec<_> = wakes.iter().map(|wake| mailbox(MailboxLimits::default(), wake)).collect();
@@ -140,11 +179,11 @@ fn set_up(config: &Config, feed: bool, public: Vec<TcpListener>, connections_max
     let calls: Vec<_> = wakes.iter().map(|wake| mailbox(call_limits, wake)).collect();
     let peers = Peers(calls.clone().into());
     let counters: Vec<Arc<SourceCounters>> = wakes.iter().map(|_| Arc::default()).collect();
-    let mut sequencer = config.redis.is_none().then(|| Sequencer::new(inboxes.clone(), Arc::clone(&counters[0])));
+    let mut sequencer = redis.is_none().then(|| Sequencer::new(inboxes.clone(), Arc::clone(&counters[0])));
     let handle = sequencer.as_ref().map(Sequencer::handle);
     let pages = (feed || config.demo_pages).then(|| Pages {
         symbols: if feed { Feed::symbols().collect() } else { Vec::new() },
-        source: if config.redis.is_some() { "redis" } else { "embedded broker" },
+        source: if redis.is_some() { "redis" } else { "embedded broker" },
         counters: counters.clone(),
     });
     let admin = Admin {
@@ -152,12 +191,14 @@ fn set_up(config: &Config, feed: bool, public: Vec<TcpListener>, connections_max
         sources: counters.clone(),
         occupancy: Arc::clone(&occupancy),
         clock,
-        source: config.redis.as_ref().map_or_else(|| "embedded broker".into(), |redis| redis.shown.clone()),
+        source: redis.map_or_else(|| "embedded broker".into(), |redis| redis.shown.clone()),
     };
     let shards =
         public.into_iter().zip(wakes).zip(calls).enumerate().map(|(index, ((listener, wake), calls))| ShardSetup {
             index,
             config: config.clone(),
+            redis: redis.cloned(),
+            stop: Arc::clone(&stop),
             feed: feed && index == 0,
             listener,
             inboxes: inboxes.clone(),
@@ -180,8 +221,8 @@ fn mailbox<T>(limits: MailboxLimits, wake: &Arc<Notify>) -> Arc<Mailbox<T>> {
     Arc::new(Mailbox::new(limits, move || wake.notify_one()))
 }
 
-/// Starts a shard's thread. Its index is sent when it ends by itself.
-fn start(setup: ShardSetup, ended: mpsc::UnboundedSender<usize>) -> io::Result<thread::JoinHandle<()>> {
+/// Starts a shard's thread. Its index is sent when it ends.
+fn start(setup: ShardSetup, ended: mpsc::UnboundedSender<usize>) -> io::Result<()> {
     struct Ended(usize, mpsc::UnboundedSender<usize>);
     impl Drop for Ended {
         fn drop(&mut self) {
@@ -193,17 +234,20 @@ fn start(setup: ShardSetup, ended: mpsc::UnboundedSender<usize>) -> io::Result<t
         let _ended = Ended(setup.index, ended);
         let index = setup.index;
         if let Err(error) = run_shard(setup) {
-            error!(shard = index, %error, "the shard cannot run");
+            error!(shard = index, %error, "the shard has failed");
         }
-    })
+    })?;
+    Ok(())
 }
 
-/// The whole life of a shard's thread.
+/// The whole life of a shard's thread. A task that the shard cannot do without takes it down when it
+/// ends: a shard that is deaf must not look healthy.
 fn run_shard(setup: ShardSetup) -> io::Result<()> {
     let runtime = runtime()?;
-    runtime.block_on(async move {
+    let ended = runtime.block_on(async move {
+        let mut needed = JoinSet::new();
         let inbox = Arc::clone(&setup.inboxes[setup.index]);
-        let (publish, interest) = source(&setup, &inbox);
+        let (publish, interest) = source(&setup, &inbox, &mut needed);
         if setup.feed {
             tokio::task::spawn_local(run_feed(Rc::clone(&publish), setup.clock));
         }
@@ -218,25 +262,41 @@ fn run_shard(setup: ShardSetup) -> io::Result<()> {
             wake: Arc::clone(&setup.wake),
         }));
         if let Some(sequencer) = setup.sequencer {
-            tokio::task::spawn_local(sequencer.run());
+            needed.spawn_local(sequencer.run());
         }
         let shard = Shard::new(setup.config.limits, setup.clock.now_tick(), fastrand::u64(..));
         let wake = setup.wake;
         let clock = setup.clock;
-        let turn =
-            Turn::new(TurnParts { shard, inbox, calls: setup.calls, interest, desk: Rc::clone(&desk), wake, clock })?;
+        let turn = Turn::new(TurnParts {
+            shard,
+            inbox,
+            calls: setup.calls,
+            interest,
+            desk: Rc::clone(&desk),
+            wake,
+            clock,
+            stop: setup.stop,
+        })?;
         let listener = tokio::net::TcpListener::from_std(setup.listener)?;
-        let accepting = tokio::task::spawn_local(listener::accept(listener, desk));
-        turn.run().await;
-        accepting.abort();
-        Ok(())
-    })
+        needed.spawn_local(listener::accept(listener, desk));
+        tokio::select! {
+            () = turn.run() => Ok(()),
+            _ = needed.join_next() => Err(io::Error::other("a task it cannot do without has ended")),
+        }
+    });
+    // A name look-up that hangs in the resolver must not keep the node from ending.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The shard's part of the source: how it publishes, and how it asks for topics.
-fn source(setup: &ShardSetup, inbox: &Arc<Mailbox<Inbound>>) -> (Rc<dyn Publish>, Box<dyn Interest>) {
-    match (&setup.config.redis, &setup.handle) {
-        (Some(redis), _) => from_redis(setup, redis.clone(), inbox),
+fn source(
+    setup: &ShardSetup,
+    inbox: &Arc<Mailbox<Inbound>>,
+    needed: &mut JoinSet<()>,
+) -> (Rc<dyn Publish>, Box<dyn Interest>) {
+    match (&setup.redis, &setup.handle) {
+        (Some(redis), _) => from_redis(setup, redis.clone(), inbox, needed),
         (None, Some(handle)) => (Rc::new(handle.clone()), Box::new(handle.clone())),
         (None, None) => unreachable!("a node without Redis has a sequencer"),
     }
@@ -246,11 +306,12 @@ fn from_redis(
     setup: &ShardSetup,
     redis: RedisConfig,
     inbox: &Arc<Mailbox<Inbound>>,
+    needed: &mut JoinSet<()>,
 ) -> (Rc<dyn Publish>, Box<dyn Interest>) {
     let counters = Arc::clone(&setup.counters[setup.index]);
     let subscriber = Subscriber::new(setup.index, redis.clone(), Arc::clone(inbox), counters, setup.clock);
     let wishes = subscriber.wishes();
-    tokio::task::spawn_local(subscriber.run());
+    needed.spawn_local(subscriber.run());
     (Rc::new(Publisher::new(redis)), Box::new(wishes))
 }
 
@@ -259,6 +320,7 @@ async fn run_feed(publish: Rc<dyn Publish>, clock: Clock) {
     let mut feed = Feed::new(fastrand::u64(..));
     let symbols = Feed::symbols().len() as u64;
     let mut timer = tokio::time::interval(Duration::from_millis(feed::ROUND_MS * FEED_BURST / symbols));
+    timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         timer.tick().await;
         for _ in 0..FEED_BURST {
@@ -282,8 +344,13 @@ fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
-fn bind(address: SocketAddr, count: usize, flag: &str) -> Result<Vec<TcpListener>, ServerError> {
-    listener::bind(address, count).map_err(|error| {
+fn bind(
+    address: SocketAddr,
+    count: usize,
+    flag: &str,
+    user_timeout: Duration,
+) -> Result<Vec<TcpListener>, ServerError> {
+    listener::bind(address, count, user_timeout).map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::AddrInUse => format!("another program listens there, end it or choose another {flag}"),
             io::ErrorKind::PermissionDenied => format!("ports below 1024 need a privilege, choose another {flag}"),
@@ -305,19 +372,23 @@ fn raise_descriptor_limit() -> usize {
     current.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX))
 }
 
+/// What feeds the node, as its operator is told at start.
+fn source_line(redis: Option<&RedisConfig>, away: Option<&str>) -> String {
+    match (redis, away) {
+        (None, _) => "embedded broker: events live in this process only (--redis URL joins several nodes)".to_owned(),
+        (Some(redis), None) => redis.shown.clone(),
+        (Some(redis), Some(why)) => format!("{} (NOT CONNECTED: {why}; trying on)", redis.shown),
+    }
+}
+
 /// What an operator sees first.
 fn banner(
     config: &Config,
     (public, admin): (SocketAddr, SocketAddr),
     descriptors: usize,
     connections_max: usize,
-    away: Option<&str>,
+    source: &str,
 ) -> String {
-    let source = match (&config.redis, away) {
-        (None, _) => "embedded broker: events live in this process only (--redis URL joins several nodes)".to_owned(),
-        (Some(redis), None) => redis.shown.clone(),
-        (Some(redis), Some(why)) => format!("{} (NOT CONNECTED: {why}; trying on)", redis.shown),
-    };
     format!(
         "fanwheel {version}\n  \
          listening    http://{public}\n  \

@@ -59,8 +59,8 @@ fn what_is_no_usable_redis_url_is_told_with_an_example() {
     }
 }
 
-/// A URL is configuration.
-const BAD_URL: i32 = 2;
+/// Not usage: the node cannot reach its source, as with a wrong password.
+const BAD_URL: i32 = 1;
 
 #[test]
 fn what_is_wrong_in_the_file_is_told_with_its_line_before_anything_starts() {

@@ -66,6 +66,7 @@ fn a_restart_under_load_loses_nothing_untold() {
     let address = node.redis().address;
     let published = Mutex::new((0, Vec::new()));
     thread::scope(|scope| {
+        let _end = SetAtTheEnd(&done);
         scope.spawn(|| publish_over_outages(address, &done, &published));
         for _ in 0..2 {
             let goal = published.lock().unwrap().0 + 200;
@@ -77,7 +78,6 @@ fn a_restart_under_load_loses_nothing_untold() {
         }
         let goal = published.lock().unwrap().0 + 200;
         wait_until("events to be published", || published.lock().unwrap().0 > goal);
-        done.store(true, Ordering::SeqCst);
     });
     let (count, uncertain) = published.into_inner().unwrap();
     publish_until_received(node.redis(), "a", "end");
@@ -94,6 +94,15 @@ fn a_restart_under_load_loses_nothing_untold() {
         let verdict = check.finish(Published { numbers: 0..count, covered: 0..count, uncertain: &uncertain });
         assert!(verdict.is_clean(), "{verdict:?}");
         assert_eq!(verdict.resets, 2, "{verdict:?}");
+    }
+}
+
+/// Ends a publisher also when the test has failed.
+struct SetAtTheEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 

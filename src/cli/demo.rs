@@ -6,7 +6,7 @@ use crate::server::{self, ServerError};
 /// Runs until a signal.
 pub(super) fn run(config: Config) -> Result<(), ServerError> {
     server::run(config, true, |banner| {
-        println!("{banner}");
-        println!("\nOpen the `listening` address in a browser: fifty stocks, each quoted more than twice a second.");
+        let page = "Open the `listening` address in a browser: fifty stocks, each quoted more than twice a second.";
+        super::print(&format!("{banner}\n\n{page}"));
     })
 }

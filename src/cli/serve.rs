@@ -5,5 +5,5 @@ use crate::server::{self, ServerError};
 
 /// Runs until a signal.
 pub(super) fn run(config: Config) -> Result<(), ServerError> {
-    server::run(config, false, |banner| println!("{banner}"))
+    server::run(config, false, super::print)
 }

@@ -13,7 +13,6 @@ use crate::edge::http::cors::Origins;
 use crate::engine::log::LogLimits;
 use crate::engine::policy::{Class, Classes, Limits, TOPICS_PER_STREAM_MAX};
 use crate::engine::wheel::TICK_MS;
-use crate::source::redis::RedisConfig;
 use file::File;
 
 /// Flags of `serve` and `demo`. Every flag has a variable: `--admin-listen` is `FANWHEEL_ADMIN_LISTEN`.
@@ -61,8 +60,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The admin listener.
     pub admin_listen: SocketAddr,
-    /// The Redis to use; `None` is the embedded broker.
-    pub redis: Option<RedisConfig>,
+    /// The URL of the Redis to use; `None` is the embedded broker.
+    pub redis: Option<String>,
+    /// What channels begin with.
+    pub channel_prefix: String,
     /// Threads.
     pub shards: usize,
     /// Other origins that may use the node.
@@ -113,7 +114,6 @@ impl Config {
         let defaults = Limits::default();
         let prefix = flags.channel_prefix.or(file.channel_prefix).unwrap_or_else(|| "fanwheel:".into());
         let redis = flags.redis.or(file.redis).filter(|url| !url.is_empty());
-        let redis = redis.and_then(|url| note(&mut errors, RedisConfig::parse(&url, &prefix)));
         let shards = flags.shards.or(file.shards).unwrap_or_else(available_cores);
         if !(1..=SHARDS_MAX).contains(&shards) {
             errors.push(format!("shards: {shards} is outside 1..={SHARDS_MAX}"));
@@ -175,6 +175,7 @@ impl Config {
             listen: flags.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             admin_listen: flags.admin_listen.or(file.admin_listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9090))),
             redis,
+            channel_prefix: prefix,
             shards,
             origins: Origins(origins),
             log_level,
@@ -267,14 +268,13 @@ mod tests {
     #[test]
     fn everything_wrong_is_reported_at_once() {
         let errors = load(
-            "shards = 0\nredis = 'http://x'\nlog_format = 'xml'\ncors_origin = ['example.org']\n\
+            "shards = 0\nlog_format = 'xml'\ncors_origin = ['example.org']\n\
              [[class]]\npattern = 'a.**.b'\nkind = 'durable'\noverflow = 'conflate'\nlog_events = 0\n\
              [limits]\nheartbeat = 'soon'\nstall = '1ms'\nlog_memory = 'much'\ntopics_per_stream = 101\nconnections = 0",
         )
         .expect_err("nearly all of it is wrong");
         for part in [
             "shards: 0",
-            "redis",
             "log_format",
             "cors_origin",
             "class 1 (`a.**.b`): pattern",

@@ -10,6 +10,10 @@ use crate::engine::mailbox::Mailbox;
 use crate::engine::{Counters, Gauges};
 use crate::topic::Topic;
 
+/// Questions waiting for one shard; each is answered within a turn.
+pub const CALLS_MAX: usize = 1024;
+/// Of these, how many clients may ask: an operator's question always finds room.
+const PUBLIC_CALLS_MAX: usize = CALLS_MAX / 2;
 /// How long a shard may take to answer: a turn takes a few milliseconds.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -20,8 +24,6 @@ pub enum Call {
     Subscribers(Topic, oneshot::Sender<usize>),
     /// What was counted.
     Report(oneshot::Sender<Box<Report>>),
-    /// Close every stream: the node stops.
-    Stop(oneshot::Sender<()>),
 }
 
 /// One shard's numbers.
@@ -44,19 +46,17 @@ pub struct Report {
 pub struct Peers(pub Arc<[Arc<Mailbox<Call>>]>);
 
 impl Peers {
-    /// Streams of the whole node that follow `topic`.
-    pub async fn subscribers(&self, topic: &Topic) -> usize {
-        self.ask(|reply| Call::Subscribers(topic.clone(), reply)).await.into_iter().flatten().sum()
+    /// Streams of the whole node that follow `topic`; `None` when a shard is too busy to say.
+    pub async fn subscribers(&self, topic: &Topic) -> Option<usize> {
+        if self.0.iter().any(|mailbox| mailbox.len() >= PUBLIC_CALLS_MAX) {
+            return None;
+        }
+        self.ask(|reply| Call::Subscribers(topic.clone(), reply)).await.into_iter().sum()
     }
 
     /// Every shard's numbers; `None` for one that did not answer in time.
     pub async fn reports(&self) -> Vec<Option<Box<Report>>> {
         self.ask(Call::Report).await
-    }
-
-    /// Closes every stream of the node.
-    pub async fn stop(&self) {
-        self.ask(Call::Stop).await;
     }
 
     async fn ask<T>(&self, mut call: impl FnMut(oneshot::Sender<T>) -> Call) -> Vec<Option<T>> {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::edge::calls::Peers;
+use crate::edge::http::body::Load;
 use crate::edge::http::cors::Origins;
 use crate::edge::{EdgeLimits, Occupancy};
 use crate::engine::Publish;
@@ -35,6 +36,8 @@ pub struct Desk {
     pub pages: Option<crate::edge::http::pages::Pages>,
     /// The node's clock.
     pub clock: Clock,
+    /// Bodies under way.
+    pub load: Load,
     newcomers: RefCell<Vec<Newcomer>>,
     wake: Arc<Notify>,
     date: RefCell<(u64, String)>,
@@ -54,7 +57,7 @@ pub struct Wants {
     pub head: Vec<u8>,
     /// How it wants its events.
     pub form: WireForm,
-    /// Distinct, at least one. Empty exactly when the node is full and the stream is told so.
+    /// Distinct. Empty exactly when the node is full and the stream is only told so.
     pub topics: Vec<Topic>,
 }
 
@@ -91,6 +94,7 @@ impl Desk {
             origins,
             pages,
             clock,
+            load: Load::default(),
             newcomers: RefCell::default(),
             wake,
             date: RefCell::new((0, String::new())),

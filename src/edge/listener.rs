@@ -27,16 +27,15 @@ const NOTSENT_LOWAT_BYTES: u32 = 16 << 10;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
-/// A peer that acknowledges nothing for this long is dead.
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pauses after a failed accept (the descriptors are used up), doubling between these.
 const BACK_OFF: std::ops::Range<Duration> = Duration::from_millis(10)..Duration::from_millis(500);
 
-/// Makes `count` sockets that share one address. With port 0 the kernel chooses one for all.
+/// Makes `count` sockets that share one address. With port 0 the kernel chooses one for all. A peer
+/// that acknowledges nothing for `user_timeout` is dead.
 ///
 /// # Errors
 /// When the address cannot be bound; `AddrInUse` also when another process shares its port.
-pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+pub fn bind(address: SocketAddr, count: usize, user_timeout: Duration) -> io::Result<Vec<std::net::TcpListener>> {
     if address.port() != 0 {
         // `SO_REUSEPORT` would let two nodes of one user share a port unnoticed; this one would not.
         let probe = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -44,26 +43,26 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpLi
         probe.bind(&address.into())?;
         probe.listen(1)?;
     }
-    let mut listeners = vec![listening_socket(address)?];
+    let mut listeners = vec![listening_socket(address, user_timeout)?];
     let bound = listeners[0].local_addr()?;
     for _ in 1..count {
-        listeners.push(listening_socket(bound)?);
+        listeners.push(listening_socket(bound, user_timeout)?);
     }
     Ok(listeners)
 }
 
-fn listening_socket(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn listening_socket(address: SocketAddr, user_timeout: Duration) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    prepare(&socket)?;
+    prepare(&socket, user_timeout)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
 /// Sets what accepted connections inherit.
-fn prepare(socket: &Socket) -> io::Result<()> {
+fn prepare(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
     socket.set_nonblocking(true)?;
@@ -71,7 +70,7 @@ fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_user_timeout(Some(user_timeout))
 }
 
 /// Accepts connections for one shard until it is dropped.
@@ -113,10 +112,10 @@ mod tests {
     #[test]
     fn shards_share_a_port_but_nodes_do_not() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let first = bind(any, 3).expect("a free port");
+        let first = bind(any, 3, BACK_OFF.end).expect("a free port");
         let address = first[0].local_addr().expect("bound");
         assert!(first.iter().all(|listener| listener.local_addr().is_ok_and(|other| other == address)));
-        let second = bind(address, 1).expect_err("the port is taken");
+        let second = bind(address, 1, BACK_OFF.end).expect_err("the port is taken");
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
     }
 }

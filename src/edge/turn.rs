@@ -9,6 +9,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -42,7 +43,7 @@ pub struct Turn {
     wake: Arc<Notify>,
     clock: Clock,
     turns: u64,
-    stopping: bool,
+    stop: Arc<AtomicBool>,
 }
 
 /// What a turn is made from.
@@ -61,15 +62,17 @@ pub struct TurnParts {
     pub wake: Arc<Notify>,
     /// The node's clock.
     pub clock: Clock,
+    /// Set, and the turn woken, when the node stops.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Turn {
     /// Ready to run, on the shard's runtime.
     ///
     /// # Errors
-    /// When the kernel gives no epoll.
+    /// When the kernel gives no epoll, or the runtime's own refuses it.
     pub fn new(parts: TurnParts) -> std::io::Result<Turn> {
-        let TurnParts { shard, inbox, calls, interest, desk, wake, clock } = parts;
+        let TurnParts { shard, inbox, calls, interest, desk, wake, clock, stop } = parts;
         let (reactor, sockets) = Reactor::new(Arc::clone(&desk.occupancy))?;
         let reactor = reactor.awaited()?;
         Ok(Turn {
@@ -85,13 +88,13 @@ impl Turn {
             wake,
             clock,
             turns: 0,
-            stopping: false,
+            stop,
         })
     }
 
-    /// Turns until the node stops.
+    /// Turns until the node stops, then closes every stream.
     pub async fn run(mut self) {
-        while !self.stopping {
+        while !self.stop.load(Ordering::Acquire) {
             self.turns += 1;
             let mut busy = self.shard.advance(&mut self.sockets, self.clock.now_tick());
             busy |= self.take_newcomers();
@@ -107,6 +110,7 @@ impl Turn {
                 self.rest().await;
             }
         }
+        self.shard.close_all(&mut self.sockets);
     }
 
     fn take_newcomers(&mut self) -> bool {
@@ -214,11 +218,6 @@ impl Turn {
             }
             Call::Report(reply) => {
                 let _ = reply.send(Box::new(self.report()));
-            }
-            Call::Stop(reply) => {
-                self.shard.close_all(&mut self.sockets);
-                self.stopping = true;
-                let _ = reply.send(());
             }
         }
     }

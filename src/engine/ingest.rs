@@ -64,11 +64,15 @@ impl<P> Shard<P> {
                 self.enqueue(id);
             }
         }
-        // Confirmations may have been among the lost: what is not settled is asked for again.
+        if !self.source_connected {
+            return true;
+        }
+        // Confirmations may have been among the lost: what is not settled is asked for again, instead
+        // of what was asked before.
+        self.wishes = vec![Wish::Renew(self.source_generation)];
         for key in self.topics.keys().collect::<Vec<_>>() {
             let topic = self.topics.at(key.slot);
             match topic.subscription {
-                _ if !self.source_connected => {}
                 Subscription::Subscribing => self.wishes.push(Wish::Subscribe(topic.name.clone())),
                 Subscription::Unsubscribing => self.wishes.push(Wish::Unsubscribe(topic.name.clone())),
                 Subscription::Live | Subscription::Refused => {}
@@ -184,6 +188,7 @@ impl<P> Shard<P> {
     /// A new connection to the source: everything is asked for again.
     fn handle_connected(&mut self, generation: u32) {
         self.source_connected = true;
+        self.source_generation = generation;
         let subscriptions = self.topics.keys().collect::<Vec<_>>().into_iter().map(|key| {
             let topic = self.topics.at(key.slot);
             debug_assert_ne!(topic.subscription, Subscription::Live);

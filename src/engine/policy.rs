@@ -3,7 +3,10 @@
 //! One place for all of the engine's numbers; relations between them are asserted below. `config`
 //! fills these structs, nothing here reads a file.
 
+use std::time::Duration;
+
 use crate::engine::log::LogLimits;
+use crate::engine::wheel::TICK_MS;
 use crate::topic::{Pattern, Topic};
 
 /// What happens to a blocked reader that has fallen behind its topic's log.
@@ -57,6 +60,14 @@ pub struct Limits {
     pub open_ticks: u32,
     /// Ticks a topic stays subscribed after its last reader left. Default 5 s.
     pub linger_ticks: u32,
+}
+
+impl Limits {
+    /// How long a blocked reader may stall.
+    #[must_use]
+    pub fn stall(&self) -> Duration {
+        Duration::from_millis(u64::from(self.stall_ticks) * TICK_MS)
+    }
 }
 
 impl Default for Limits {

@@ -130,6 +130,8 @@ pub struct Shard<P> {
     idle: VecDeque<(u32, Key)>,
     pub(super) wishes: Vec<Wish>,
     pub(super) source_connected: bool,
+    /// The number of the connection that came last.
+    pub(super) source_generation: u32,
     refused_at: Option<u32>,
     pub(super) batch: Batch,
     pub(super) scratch: Scratch,
@@ -162,6 +164,7 @@ impl<P> Shard<P> {
             idle: VecDeque::new(),
             wishes: Vec::new(),
             source_connected: false,
+            source_generation: 0,
             refused_at: None,
             batch: Batch::default(),
             scratch: Scratch::default(),

@@ -19,12 +19,15 @@ pub enum Verdict {
     Off,
     /// This origin is admitted.
     Admitted(HeaderValue),
+    /// Every origin is, without its users' credentials.
+    AdmittedAll,
     /// This one is not, but others are: caches must know that the answer depends on it.
     NotAdmitted,
 }
 
 impl Origins {
-    /// Looks at a request's `Origin`. `*` in the list admits every origin.
+    /// Looks at a request's `Origin`. `*` in the list admits every origin; but a browser then hands
+    /// out nothing that a cookie or a password opened, which only listed origins may read.
     #[must_use]
     pub fn admit(&self, headers: &HeaderMap) -> Verdict {
         if self.0.is_empty() {
@@ -33,8 +36,13 @@ impl Origins {
         let Some(origin) = headers.get(ORIGIN) else {
             return Verdict::NotAdmitted;
         };
-        let admitted = self.0.iter().any(|one| one == "*" || one.as_bytes() == origin.as_bytes());
-        if admitted { Verdict::Admitted(origin.clone()) } else { Verdict::NotAdmitted }
+        if self.0.iter().any(|one| one.as_bytes() == origin.as_bytes()) {
+            Verdict::Admitted(origin.clone())
+        } else if self.0.iter().any(|one| one == "*") {
+            Verdict::AdmittedAll
+        } else {
+            Verdict::NotAdmitted
+        }
     }
 }
 
@@ -44,6 +52,9 @@ impl Verdict {
         match self {
             Verdict::Off => return,
             Verdict::NotAdmitted => {}
+            Verdict::AdmittedAll => {
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            }
             Verdict::Admitted(origin) => {
                 headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
                 headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
@@ -67,7 +78,7 @@ pub fn preflight(verdict: &Verdict) -> Answer {
     let mut answer = Response::new(bytes::Bytes::new().into());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers: &mut HeaderMap = answer.headers_mut();
-    if matches!(verdict, Verdict::Admitted(_)) {
+    if matches!(verdict, Verdict::Admitted(_) | Verdict::AdmittedAll) {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST"));
         headers.insert(
             ACCESS_CONTROL_ALLOW_HEADERS,
@@ -93,10 +104,11 @@ mod tests {
         assert!(matches!(origins.admit(&asked_by("https://a.example.evil")), Verdict::NotAdmitted));
         assert!(matches!(origins.admit(&HeaderMap::new()), Verdict::NotAdmitted));
         assert!(matches!(Origins::default().admit(&asked_by("https://a.example")), Verdict::Off));
-        let all = Origins(vec!["*".into()]);
+        let all = Origins(vec!["*".into(), "http://y".into()]);
+        assert_eq!(all.admit(&asked_by("http://x")).lines(), "access-control-allow-origin: *\r\nvary: origin\r\n");
         assert_eq!(
-            all.admit(&asked_by("http://x")).lines(),
-            "access-control-allow-origin: http://x\r\naccess-control-allow-credentials: true\r\nvary: origin\r\n"
+            all.admit(&asked_by("http://y")).lines(),
+            "access-control-allow-origin: http://y\r\naccess-control-allow-credentials: true\r\nvary: origin\r\n"
         );
     }
 }

@@ -34,7 +34,7 @@ pub async fn open(request: Request<Incoming>, desk: &Desk, admission: Admission)
     }
     if !request.body().is_end_stream() {
         // What the body says does not matter, but it must be read before the socket is ours.
-        body::read(request.into_body(), HEAD_BYTES_MAX, "the body of a request for a stream").await?;
+        body::read(request.into_body(), HEAD_BYTES_MAX, "the body of a request for a stream", &desk.load).await?;
     }
     let head = head(form, &verdict, &desk.date());
     let topics = if admission == Admission::TurnedAway { Vec::new() } else { topics };

@@ -20,6 +20,7 @@ use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -54,18 +55,27 @@ pub enum Outcome {
     Stream(Wants),
 }
 
-/// Counts a connection off, unless it was parked.
-struct Place(Rc<Desk>);
+/// A connection's place in the node's count; given up when dropped, unless it was parked.
+struct Place(Option<Arc<Occupancy>>);
+
+impl Place {
+    /// The connection is parked: the turn counts it off.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        Occupancy::leave(&self.0.occupancy);
+        if let Some(occupancy) = &self.0 {
+            occupancy.leave();
+        }
     }
 }
 
 /// Serves one connection until it ends or becomes a stream.
 pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
-    let place = Place(Rc::clone(&desk));
+    let place = Place(Some(Arc::clone(&desk.occupancy)));
     let handover = Handover::default();
     let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission };
     let mut connection = http1::Builder::new()
@@ -81,7 +91,7 @@ pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
     match (ended, wants) {
         (Err(error), Some(wants)) if error.is_user() => {
             if let Ok(socket) = socket.into_std() {
-                std::mem::forget(place); // The turn counts it off.
+                place.keep();
                 desk.hand_over(Newcomer { socket: OwnedFd::from(socket), wants });
             }
         }
@@ -142,6 +152,10 @@ async fn route(request: Request<Incoming>, desk: &Desk, admission: Admission) ->
     match outcome {
         Outcome::Answer(mut answer) => {
             origin.put_on(answer.headers_mut());
+            if admission == Admission::TurnedAway {
+                // It holds one of few places, and the next connection may find the node less full.
+                answer.headers_mut().insert(hyper::header::CONNECTION, http::HeaderValue::from_static("close"));
+            }
             Outcome::Answer(answer)
         }
         stream @ Outcome::Stream(_) => stream,

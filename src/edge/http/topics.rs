@@ -35,6 +35,7 @@ pub async fn answer(request: Request<Incoming>, segment: &str, desk: &Desk) -> R
         Method::GET | Method::HEAD => {
             let topic = topic(segment)?;
             let subscribers = desk.peers.subscribers(&topic).await;
+            let subscribers = subscribers.ok_or_else(|| Problem::unavailable("this node is too busy to count"))?;
             let known = Known { topic: topic.as_str(), kind: "live", subscribers, last_id: None };
             Ok(json(StatusCode::OK, &known))
         }
@@ -43,13 +44,13 @@ pub async fn answer(request: Request<Incoming>, segment: &str, desk: &Desk) -> R
 }
 
 async fn publish(request: Request<Incoming>, segment: &str, desk: &Desk) -> Result<Answer, Problem> {
-    let received_us = desk.clock.now_us();
     let topic = topic(segment)?;
     if request.headers().contains_key("idempotency-key") {
         return Err(Problem::bad_request("`Idempotency-Key` needs a durable topic, and this one is live"));
     }
     let (name, key) = name_and_key(request.uri().query().unwrap_or_default())?;
-    let data = body::read(request.into_body(), EVENT_BYTES_MAX, "an event's data").await?;
+    let (data, _load) = body::read(request.into_body(), EVENT_BYTES_MAX, "an event's data", &desk.load).await?;
+    let received_us = desk.clock.now_us();
     let event = Event { topic: topic.clone(), name, key, data: utf8(data)?, id: None, received_us };
     let published = desk.publish.publish(event).await.map_err(|error| match error {
         PublishError::Refused(_) => Problem::unavailable(error.to_string()),

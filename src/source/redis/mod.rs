@@ -120,18 +120,24 @@ fn is_authentication(error: &redis::RedisError) -> bool {
         || error.code().is_some_and(|code| matches!(code, "WRONGPASS" | "NOAUTH"))
 }
 
-/// The URL as it may be shown: what stands between the user and `@` is masked.
+/// The URL as it may be shown: what may be a password is masked, also in a URL that is written wrongly.
 fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let authority_end = rest.find('/').unwrap_or(rest.len());
-    match rest[..authority_end].rfind('@') {
-        Some(at) => {
-            let user = rest[..at].split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***{}", &rest[at..])
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let scheme = if scheme.is_empty() { String::new() } else { format!("{scheme}://") };
+    // The last `@`: a password that was not percent-encoded may contain others, or `/`.
+    let shown = match rest.rsplit_once('@') {
+        Some((credentials, host)) => {
+            let user = credentials.split(':').next().unwrap_or_default();
+            format!("{scheme}{user}:***@{host}")
         }
-        None => url.to_owned(),
+        None => format!("{scheme}{rest}"),
+    };
+    match shown.split_once("pass=") {
+        Some((before, after)) => {
+            let next = after.find('&').map_or("", |at| &after[at..]);
+            format!("{before}pass=***{next}")
+        }
+        None => shown,
     }
 }
 
@@ -144,6 +150,9 @@ mod tests {
         assert_eq!(without_password("redis://u:p@h:1/0"), "redis://u:***@h:1/0");
         assert_eq!(without_password("redis://:p@h"), "redis://:***@h");
         assert_eq!(without_password("redis://h/0"), "redis://h/0");
+        assert_eq!(without_password("redis://u:a/b@c@h"), "redis://u:***@h");
+        assert_eq!(without_password("u:p@h"), "u:***@h");
+        assert_eq!(without_password("redis+unix:///s?db=1&pass=x&user=y"), "redis+unix:///s?db=1&pass=***&user=y");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! and made again by the next publish; while Redis is away, one attempt at a time is made and
 //! everybody else is refused at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,15 @@ struct Shared {
     /// Held while an attempt to connect is under way.
     connecting: tokio::sync::Mutex<()>,
     link: RefCell<Link>,
+    /// Counts connections, so that a failure gives up the one it happened on and no later one.
+    generation: Cell<u64>,
+    /// True exactly when Redis refused the last publish it answered.
+    refusing: Cell<bool>,
 }
 
 #[derive(Clone)]
 enum Link {
-    Up(MultiplexedConnection),
+    Up(MultiplexedConnection, u64),
     Down { since: Option<Instant> },
 }
 
@@ -39,7 +43,13 @@ impl Publisher {
     /// Connects when the first event is published.
     #[must_use]
     pub fn new(config: RedisConfig) -> Publisher {
-        Publisher(Rc::new(Shared { config, connecting: Default::default(), link: Link::Down { since: None }.into() }))
+        Publisher(Rc::new(Shared {
+            config,
+            connecting: Default::default(),
+            link: Link::Down { since: None }.into(),
+            generation: Cell::new(0),
+            refusing: Cell::new(false),
+        }))
     }
 }
 
@@ -52,24 +62,31 @@ impl Publish for Publisher {
 
 impl Shared {
     async fn publish(&self, event: &Event) -> Result<Published, PublishError> {
-        let mut connection = self.connection().await?;
+        let (mut connection, generation) = self.connection().await?;
         let mut command = redis::cmd("PUBLISH");
         command.arg(self.config.channel(event.topic.as_str())).arg(&envelope::seal(event)[..]);
         let answer: redis::RedisResult<u64> = command.query_async(&mut connection).await;
         let error = match answer {
-            Ok(_) => return Ok(Published { id: None }),
+            Ok(_) => {
+                self.refusing.set(false);
+                return Ok(Published { id: None });
+            }
             Err(error) => error,
         };
         if matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension) {
-            warn!(%error, "Redis refuses PUBLISH");
+            if !self.refusing.replace(true) {
+                warn!(%error, "Redis refuses PUBLISH; check the user's ACL and the server's memory");
+            }
             return Err(PublishError::Refused("Redis refuses it"));
         }
         // Sent, perhaps; the answer is lost with the connection or late.
-        *self.link.borrow_mut() = Link::Down { since: None };
+        if matches!(&*self.link.borrow(), Link::Up(_, current) if *current == generation) {
+            *self.link.borrow_mut() = Link::Down { since: None };
+        }
         Err(PublishError::Unknown)
     }
 
-    async fn connection(&self) -> Result<MultiplexedConnection, PublishError> {
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64), PublishError> {
         if let Some(known) = self.known() {
             return known;
         }
@@ -80,8 +97,10 @@ impl Shared {
         }
         match self.config.connect(None).await {
             Ok(connection) => {
-                *self.link.borrow_mut() = Link::Up(connection.clone());
-                Ok(connection)
+                let generation = self.generation.get() + 1;
+                self.generation.set(generation);
+                *self.link.borrow_mut() = Link::Up(connection.clone(), generation);
+                Ok((connection, generation))
             }
             Err(_) => {
                 *self.link.borrow_mut() = Link::Down { since: Some(Instant::now()) };
@@ -91,9 +110,9 @@ impl Shared {
     }
 
     /// What is known without trying: the connection, or that it failed just now.
-    fn known(&self) -> Option<Result<MultiplexedConnection, PublishError>> {
+    fn known(&self) -> Option<Result<(MultiplexedConnection, u64), PublishError>> {
         match &*self.link.borrow() {
-            Link::Up(connection) => Some(Ok(connection.clone())),
+            Link::Up(connection, generation) => Some(Ok((connection.clone(), *generation))),
             Link::Down { since: Some(since) } if since.elapsed() < REFUSAL => Some(Err(AWAY)),
             Link::Down { .. } => None,
         }

@@ -12,13 +12,13 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::engine::mailbox::Mailbox;
@@ -32,6 +32,8 @@ use crate::topic::Topic;
 const CHANNELS_PER_COMMAND: usize = 256;
 /// Pauses between attempts to connect, the first of which is made at once.
 const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(1);
+/// A connection that lived shorter than this was none: the next attempt waits as after a failure.
+const LIVED: Duration = Duration::from_secs(1);
 /// How often a full inbox is tried again, when a connection's coming or going must be told.
 const INBOX_RETRY: Duration = Duration::from_millis(5);
 
@@ -47,8 +49,8 @@ pub struct Subscriber {
     shard: usize,
 }
 
-/// The engine's wishes, on their way to Redis. At most two per topic: they are dropped when the
-/// connection is, and the engine asks again. Wishes wait for the connection they were meant for: the
+/// The engine's wishes, on their way to Redis. They are dropped when the connection is, or when the
+/// engine begins anew, and it asks again. Wishes wait for the connection they were meant for: the
 /// engine may not have heard yet that an earlier one is gone.
 #[derive(Clone, Default)]
 pub struct Wishes(Rc<WishQueue>);
@@ -97,6 +99,15 @@ impl Wishes {
     }
 }
 
+/// Tells that a connection has ended, also when its task goes without a word.
+struct EndOfConnection(Arc<Notify>);
+
+impl Drop for EndOfConnection {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
 /// Why a connection is given up.
 struct Lost(String);
 
@@ -131,6 +142,7 @@ impl Subscriber {
             let pushes = Arc::new(self.pushes(Arc::clone(&ended)));
             match self.config.connect(Some(pushes)).await {
                 Ok(connection) => {
+                    let begun = Instant::now();
                     info!(shard = self.shard, redis = self.config.shown, "subscriber connected");
                     self.tell(Inbound::Connected(self.generation.load(Ordering::Relaxed))).await;
                     let Lost(why) = self.serve(connection, &ended).await;
@@ -138,7 +150,10 @@ impl Subscriber {
                     SourceCounters::count(&self.counters.reconnects);
                     warn!(shard = self.shard, redis = self.config.shown, why, "subscriber connection lost");
                     self.tell(Inbound::Disconnected).await;
-                    (pause, silent) = (Duration::ZERO, false);
+                    silent = false;
+                    if begun.elapsed() > LIVED {
+                        pause = Duration::ZERO;
+                    }
                 }
                 // One line when it begins to fail; the metrics say for how long.
                 Err(error) if !silent => {
@@ -192,7 +207,8 @@ impl Subscriber {
                 }
                 Err(error) if batch.len() == 1 => {
                     if let Some(topic) = batch[0].topic().cloned() {
-                        warn!(shard = self.shard, %topic, %error, "Redis refuses a channel");
+                        // Clients choose topics: a line for each would be theirs to write. Readiness says it too.
+                        debug!(shard = self.shard, %topic, %error, "Redis refuses a channel");
                         self.tell(Inbound::Refused(topic)).await;
                     }
                 }
@@ -220,6 +236,7 @@ impl Subscriber {
         ended: Arc<Notify>,
     ) -> impl Fn(PushInfo) -> Result<(), std::convert::Infallible> + Send + Sync + use<> {
         let mine = self.generation.load(Ordering::Relaxed);
+        let ended = EndOfConnection(ended);
         let generation = Arc::clone(&self.generation);
         let inbox = Arc::clone(&self.inbox);
         let counters = Arc::clone(&self.counters);
@@ -227,7 +244,7 @@ impl Subscriber {
         let clock = self.clock;
         move |push| {
             if push.kind == PushKind::Disconnection {
-                ended.notify_one();
+                ended.0.notify_one();
             } else if generation.load(Ordering::Relaxed) == mine
                 && let Some(message) = read_push(push, &prefix, clock, &counters)
             {
