@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::admin::{self, Admin};
 use crate::edge::calls::{CALLS_MAX, Call, Peers};
-use crate::edge::desk::{Desk, DeskParts};
+use crate::edge::desk::{Desk, Node};
 use crate::edge::http::pages::Pages;
 use crate::edge::turn::{Turn, TurnParts};
 use crate::edge::{DESCRIPTOR_RESERVE, EdgeLimits, Occupancy, listener};
@@ -251,7 +251,7 @@ fn run_shard(setup: ShardSetup) -> io::Result<()> {
         if setup.feed {
             tokio::task::spawn_local(run_feed(Rc::clone(&publish), setup.clock));
         }
-        let desk = Rc::new(Desk::new(DeskParts {
+        let desk = Rc::new(Desk::new(Node {
             publish,
             peers: setup.peers,
             occupancy: setup.occupancy,

@@ -78,10 +78,6 @@ const LINES_BESIDE: usize = 6;
 
 /// Lines of a source file.
 const LINES_MAX: usize = 600;
-/// Longer files: their own limit, and why they are not cut.
-const LONG_FILES: &[(&str, usize, &str)] =
-    &[("src/engine/shard.rs", 700, "one noun: the ways in and out are in ingest.rs and sweep.rs already")];
-
 /// Below these versions lie known holes and regressions: crate, least version, whether it must be in the tree, why.
 const LEAST_VERSIONS: &[(&str, [u64; 3], bool, &str)] = &[
     ("bytes", [1, 11, 1], true, "integer overflow in BytesMut::reserve"),
@@ -138,10 +134,6 @@ fn every_exception_is_still_needed() {
             paths(&tokens).iter().any(|named| within(&inner(file, named).unwrap_or_default(), path)),
             "{file}: {path}"
         );
-    }
-    for (file, ..) in LONG_FILES {
-        let lines = read(file).map_or(0, |text| text.lines().count());
-        assert!(lines > LINES_MAX, "{file} has {lines} lines and needs no exception");
     }
 }
 
@@ -451,9 +443,9 @@ fn length(file: &str, text: &str, offences: &mut Vec<Offence>) {
         return;
     }
     let lines = text.lines().count();
-    let max = LONG_FILES.iter().find(|(long, ..)| *long == file).map_or(LINES_MAX, |&(_, max, _)| max);
-    if lines > max {
-        offences.push(Offence { file: file.into(), line: lines, what: format!("{lines} lines, more than {max}") });
+    if lines > LINES_MAX {
+        let what = format!("{lines} lines, more than {LINES_MAX}");
+        offences.push(Offence { file: file.into(), line: lines, what });
     }
 }
 

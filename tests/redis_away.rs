@@ -110,6 +110,8 @@ impl Drop for SetAtTheEnd<'_> {
 fn publish_over_outages(address: std::net::SocketAddr, done: &AtomicBool, published: &Mutex<(u64, Vec<u64>)>) {
     let mut connection: Option<Resp> = None;
     while !done.load(Ordering::SeqCst) {
+        // Paced, because a burst that no shard keeps up with would be told as a gap of its own.
+        thread::sleep(Duration::from_micros(300));
         let Some(redis) = &mut connection else {
             connection = Resp::try_connect(address);
             continue;

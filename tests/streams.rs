@@ -122,7 +122,7 @@ fn pipelined_requests_before_a_stream_are_all_answered_in_order() {
 fn large_answers_the_client_does_not_read_yet_are_not_lost_before_a_stream() {
     let node = Node::embedded_as(Launch::serve().flag("--demo-pages", "true"));
     let page = get(node.server.public, "/").body;
-    for earlier in [1, 4, 40] {
+    for earlier in [1, 4, 12] {
         let mut wire = Wire::connect_narrow(node.server.public);
         let all = "GET / HTTP/1.1\r\nhost: test\r\n\r\n".repeat(earlier);
         wire.send((all + &request_for("topic=t")).as_bytes());

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::edge::calls::Peers;
 use crate::edge::http::body::Load;
 use crate::edge::http::cors::Origins;
+use crate::edge::http::pages::Pages;
 use crate::edge::{EdgeLimits, Occupancy};
 use crate::engine::Publish;
 use crate::frame::WireForm;
@@ -22,6 +23,16 @@ use crate::topic::Topic;
 
 /// See the module.
 pub struct Desk {
+    /// What its tasks know of their node.
+    pub node: Node,
+    /// Bodies under way.
+    pub load: Load,
+    newcomers: RefCell<Vec<Newcomer>>,
+    date: RefCell<(u64, String)>,
+}
+
+/// What the tasks of one shard know of their node.
+pub struct Node {
     /// Where publishes go.
     pub publish: Rc<dyn Publish>,
     /// All shards, for questions about the node.
@@ -33,14 +44,11 @@ pub struct Desk {
     /// Pages of other origins that may use this node.
     pub origins: Origins,
     /// The demo pages, if they are served.
-    pub pages: Option<crate::edge::http::pages::Pages>,
+    pub pages: Option<Pages>,
     /// The node's clock.
     pub clock: Clock,
-    /// Bodies under way.
-    pub load: Load,
-    newcomers: RefCell<Vec<Newcomer>>,
-    wake: Arc<Notify>,
-    date: RefCell<(u64, String)>,
+    /// Wakes the shard's turn.
+    pub wake: Arc<Notify>,
 }
 
 /// A connection whose head was checked and whose socket was taken back from hyper.
@@ -61,50 +69,17 @@ pub struct Wants {
     pub topics: Vec<Topic>,
 }
 
-/// What a desk is made from.
-pub struct DeskParts {
-    /// See [`Desk::publish`].
-    pub publish: Rc<dyn Publish>,
-    /// See [`Desk::peers`].
-    pub peers: Peers,
-    /// See [`Desk::occupancy`].
-    pub occupancy: Arc<Occupancy>,
-    /// See [`Desk::limits`].
-    pub limits: EdgeLimits,
-    /// See [`Desk::origins`].
-    pub origins: Origins,
-    /// See [`Desk::pages`].
-    pub pages: Option<crate::edge::http::pages::Pages>,
-    /// See [`Desk::clock`].
-    pub clock: Clock,
-    /// Wakes the turn.
-    pub wake: Arc<Notify>,
-}
-
 impl Desk {
     /// A desk with nobody waiting.
     #[must_use]
-    pub fn new(parts: DeskParts) -> Desk {
-        let DeskParts { publish, peers, occupancy, limits, origins, pages, clock, wake } = parts;
-        Desk {
-            publish,
-            peers,
-            occupancy,
-            limits,
-            origins,
-            pages,
-            clock,
-            load: Load::default(),
-            newcomers: RefCell::default(),
-            wake,
-            date: RefCell::new((0, String::new())),
-        }
+    pub fn new(node: Node) -> Desk {
+        Desk { node, load: Load::default(), newcomers: RefCell::default(), date: RefCell::default() }
     }
 
     /// Gives a connection to the turn.
     pub fn hand_over(&self, newcomer: Newcomer) {
         self.newcomers.borrow_mut().push(newcomer);
-        self.wake.notify_one();
+        self.node.wake.notify_one();
     }
 
     /// Takes the connections that were handed over.

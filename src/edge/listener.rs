@@ -80,7 +80,7 @@ pub async fn accept(listener: TcpListener, desk: Rc<Desk>) {
         match listener.accept().await {
             Ok((socket, _)) => {
                 pause = BACK_OFF.start;
-                match desk.occupancy.enter() {
+                match desk.node.occupancy.enter() {
                     Admission::Refused => drop(socket),
                     admission => {
                         tokio::task::spawn_local(http::serve(socket, Rc::clone(&desk), admission));

@@ -73,7 +73,7 @@ impl Turn {
     /// When the kernel gives no epoll, or the runtime's own refuses it.
     pub fn new(parts: TurnParts) -> std::io::Result<Turn> {
         let TurnParts { shard, inbox, calls, interest, desk, wake, clock, stop } = parts;
-        let (reactor, sockets) = Reactor::new(Arc::clone(&desk.occupancy))?;
+        let (reactor, sockets) = Reactor::new(Arc::clone(&desk.node.occupancy))?;
         let reactor = reactor.awaited()?;
         Ok(Turn {
             shard,

@@ -27,6 +27,7 @@ pub mod conn;
 mod ingest;
 pub mod log;
 pub mod mailbox;
+mod outbox;
 pub mod policy;
 pub mod registry;
 pub mod shard;

@@ -1,7 +1,8 @@
 //! A shard: one thread's connections, topics, logs and timers, and the verbs that move them.
 //!
 //! In: [`Shard::join`], [`Shard::ingest`] (in `ingest.rs`), [`Shard::handle_writable`],
-//! [`Shard::handle_gone`], [`Shard::advance`]. Out: [`Shard::sweep`] (in `sweep.rs`),
+//! [`Shard::handle_gone`], [`Shard::advance`]. Out: [`Shard::sweep`] (events, in `sweep.rs`; what is said
+//! to one connection alone, in `outbox.rs`),
 //! [`Shard::take_wishes`], [`Shard::next_deadline`].
 
 use std::collections::{BTreeSet, VecDeque};
@@ -10,15 +11,13 @@ use hashbrown::HashMap;
 
 use crate::engine::conn::{Conn, ConnId, Flags, ManySub, Owes, Pending, Sub};
 use crate::engine::log::Seq;
-use crate::engine::policy::{
-    HEARTBEAT_JITTER_PERCENT, Limits, OUTBOX_BYTES_MAX, RETRY_AWAY_MS, RETRY_OPEN_MS, TIMERS_PER_TURN,
-};
+use crate::engine::policy::{HEARTBEAT_JITTER_PERCENT, Limits, TIMERS_PER_TURN};
 use crate::engine::registry::{Registry, Subscription};
 use crate::engine::slab::{Key, Slab};
 use crate::engine::sweep::{Batch, Scratch};
 use crate::engine::wheel::Wheel;
-use crate::engine::{CloseReason, Sent, Sink, Wish};
-use crate::frame::sse::{self, DrainReason, ResetReason};
+use crate::engine::{CloseReason, Sink, Wish};
+use crate::frame::sse::{self, ResetReason};
 use crate::frame::{ByteBudget, WireForm};
 use crate::metrics::Histogram;
 use crate::topic::Topic;
@@ -391,28 +390,6 @@ impl<P> Shard<P> {
         self.beat(sink, id, sse::heartbeat(form));
     }
 
-    /// Sends a heartbeat, which is never queued: a socket that takes none of it is blocked, and a
-    /// blocked reader gets none.
-    fn beat<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, heartbeat: &[u8]) {
-        let conn = self.conns.get(id).expect("the timer's connection exists");
-        self.counters.sends += 1;
-        let taken = match sink.send(&conn.port, heartbeat) {
-            Sent::All => heartbeat.len(),
-            Sent::Part(taken) => taken,
-            Sent::Closed => return self.close(sink, id, CloseReason::Gone),
-        };
-        self.counters.bytes_sent += taken as u64;
-        self.counters.heartbeats += u64::from(taken > 0);
-        if taken < heartbeat.len() {
-            let rest = if taken > 0 { &heartbeat[taken..] } else { &[] };
-            self.block(sink, id).outbox.extend_from_slice(rest);
-        }
-        if taken > 0 {
-            let now = self.now;
-            self.conns.at(id.slot).expect("just found").last_write = now;
-        }
-    }
-
     /// Lets the timer of `id` fire at `due` at the latest.
     pub(super) fn fire_by(&mut self, id: ConnId, due: u32) {
         let conn = self.conns.get(id).expect("the caller has it");
@@ -467,108 +444,6 @@ impl<P> Shard<P> {
 
     pub(super) fn note_refusal(&mut self) {
         self.refused_at = Some(self.now);
-    }
-
-    /// Opens a stream: its `open` block is put after `out`, and from here on nothing is missed untold.
-    pub(super) fn put_open(&mut self, id: ConnId, out: &mut Vec<u8>) {
-        let retry_ms = self.rng.u32(RETRY_OPEN_MS);
-        let topics = self.topic_names(id, |_| true);
-        let seq = self.seq;
-        let conn = self.conns.at(id.slot).expect("the caller has it");
-        conn.owes.clear(Owes::OPEN);
-        conn.flags.set(Flags::OPENED);
-        conn.cursor = seq;
-        out.extend_from_slice(sse::open(topics.iter(), retry_ms).bytes(conn.form));
-        self.counters.opened += 1;
-        let heartbeat = self.now + self.heartbeat_interval();
-        self.fire_by(id, heartbeat);
-    }
-
-    /// The names of the stream's topics for whose debts `wanted` holds.
-    pub(super) fn topic_names(&mut self, id: ConnId, wanted: impl Fn(Owes) -> bool) -> Vec<Topic> {
-        let conn = self.conns.get(id).expect("the caller has it");
-        match self.many.get(&id.slot) {
-            None => vec![self.topics.at(conn.sub.topic).name.clone()],
-            Some(subs) => subs
-                .iter()
-                .filter(|sub| wanted(sub.owes))
-                .map(|sub| self.topics.at(sub.sub.topic).name.clone())
-                .collect(),
-        }
-    }
-
-    /// Writes bytes for this connection alone, now or from its outbox.
-    pub(super) fn say<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, bytes: &[u8]) {
-        let Some(conn) = self.conns.get(id) else { return };
-        if !conn.flags.has(Flags::BLOCKED) {
-            self.counters.sends += 1;
-            match sink.send(&conn.port, bytes) {
-                Sent::All => {
-                    self.counters.bytes_sent += bytes.len() as u64;
-                    let now = self.now;
-                    self.conns.at(id.slot).expect("just found").last_write = now;
-                }
-                Sent::Part(taken) => {
-                    self.counters.bytes_sent += taken as u64;
-                    self.block(sink, id).outbox.extend_from_slice(&bytes[taken..]);
-                }
-                Sent::Closed => self.close(sink, id, CloseReason::Gone),
-            }
-            return;
-        }
-        let pending = self.pending.get_mut(&id.slot).expect("it is blocked");
-        if pending.outbox.len() - pending.outbox_sent + bytes.len() > OUTBOX_BYTES_MAX {
-            return self.close(sink, id, CloseReason::Stalled);
-        }
-        pending.outbox.extend_from_slice(bytes);
-    }
-
-    /// The socket took less than it was given: from now on it is asked, not offered.
-    pub(super) fn block<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) -> &mut Pending {
-        let since = self.now;
-        let due = since + self.limits.stall_ticks;
-        self.counters.blocked += 1;
-        let conn = self.conns.at(id.slot).expect("the caller has it");
-        conn.flags.set(Flags::BLOCKED);
-        let waits_to_open = !conn.flags.has(Flags::OPENED) && conn.waiting > 0;
-        sink.watch_writable(&conn.port, id, true);
-        if !waits_to_open {
-            self.fire_by(id, due);
-        }
-        self.pending.entry(id.slot).or_insert_with(|| Pending { since, ..Pending::default() })
-    }
-
-    /// Says the last block and closes, at a block's border; in the middle of one it just closes.
-    pub(super) fn dismiss<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reason: CloseReason) {
-        let Some(conn) = self.conns.get(id) else { return };
-        if conn.flags.has(Flags::BLOCKED) {
-            return self.close(sink, id, reason);
-        }
-        let form = conn.form;
-        let retry_ms = self.rng.u32(RETRY_AWAY_MS);
-        let block = match reason {
-            CloseReason::Unavailable => sse::unavailable(retry_ms),
-            CloseReason::Overflow => sse::drain(DrainReason::Overload, retry_ms),
-            CloseReason::Limit => sse::drain(DrainReason::Limit, retry_ms),
-            _ => sse::drain(DrainReason::Shutdown, retry_ms),
-        };
-        let last = [block.bytes(form), sse::body_end(form)].concat();
-        self.say(sink, id, &last);
-        // What is pending under this slot is this connection's: nobody joined meanwhile.
-        match self.pending.get_mut(&id.slot) {
-            Some(pending) => pending.closing = Some(reason),
-            None => self.close(sink, id, reason),
-        }
-    }
-
-    /// Head, `drain` and end, for a connection that never joins because a limit is reached.
-    pub fn turn_away<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, form: WireForm, head: &[u8]) {
-        let block = sse::drain(DrainReason::Limit, self.rng.u32(RETRY_AWAY_MS));
-        let all = [head, block.bytes(form), sse::body_end(form)].concat();
-        // It is small and the socket is fresh: what does not fit now is not waited for.
-        let _ = sink.send(&port, &all);
-        self.counters.closed[CloseReason::Limit as usize] += 1;
-        sink.unpark(port, CloseReason::Limit);
     }
 
     /// Removes a connection and everything that is kept of it.

@@ -10,12 +10,12 @@ use std::rc::Rc;
 
 use crate::engine::conn::{ConnId, Flags, Owes, Remainder};
 use crate::engine::log::{Log, Seq};
-use crate::engine::policy::{BATCH_BYTES_MAX, Overflow, STALL_BYTES_MIN};
-use crate::engine::shard::{Run, Shard, shrink};
+use crate::engine::policy::{BATCH_BYTES_MAX, Overflow};
+use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
 use crate::engine::{CloseReason, Sent, Sink};
 use crate::frame::WireForm;
-use crate::frame::sse::{self, ResetReason};
+use crate::frame::sse::ResetReason;
 
 /// Members a walk may look at per send it is allowed: looking costs about 20 ns, sending 5 µs.
 const LOOKS_PER_SEND: usize = 16;
@@ -201,17 +201,6 @@ impl<P> Shard<P> {
         }
         self.say(sink, id, &out);
         self.conns.get(id).is_some_and(|conn| !conn.flags.has(Flags::BLOCKED))
-    }
-
-    fn put_reset(&mut self, id: ConnId, debt: Owes, reason: ResetReason, out: &mut Vec<u8>) {
-        let topics = self.topic_names(id, |owes| owes.has(debt));
-        let conn = self.conns.at(id.slot).expect("the caller has it");
-        conn.owes.clear(debt);
-        out.extend_from_slice(sse::reset(reason, topics.iter()).bytes(conn.form));
-        if let Some(subs) = self.many.get_mut(&id.slot) {
-            subs.iter_mut().for_each(|sub| sub.owes.clear(debt));
-        }
-        self.count_reset(reason);
     }
 
     /// True exactly when it has overflowed on a topic whose class disconnects.
@@ -401,80 +390,6 @@ impl<P> Shard<P> {
         let entry = log.entry(log.position_after(span.seq - 1)).expect("what is being sent is in the log");
         debug_assert_eq!(entry.seq, span.seq);
         Remainder { seq: span.seq, frame: Rc::clone(&entry.frame), form, sent }
-    }
-
-    /// Writes what a blocked connection has left; when nothing is left it is served again.
-    pub(super) fn flush<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
-        let conn = self.conns.get(id).expect("the caller has it");
-        let pending = self.pending.get_mut(&id.slot).expect("it is blocked");
-        let mut taken = 0;
-        let mut whole_event = false;
-        let mut stopped = None;
-        if let Some(remainder) = &mut pending.remainder {
-            let rest = &remainder.frame.bytes(remainder.form)[remainder.sent..];
-            self.counters.sends += 1;
-            match sink.send(&conn.port, rest) {
-                Sent::All => {
-                    taken += rest.len();
-                    whole_event = true;
-                    self.remainders.remove(&(remainder.seq, id.slot));
-                    pending.remainder = None;
-                }
-                Sent::Part(part) => {
-                    taken += part;
-                    remainder.sent += part;
-                    stopped = Some(Sent::Part(part));
-                }
-                Sent::Closed => stopped = Some(Sent::Closed),
-            }
-        }
-        if stopped.is_none() && pending.outbox_sent < pending.outbox.len() {
-            let rest = &pending.outbox[pending.outbox_sent..];
-            self.counters.sends += 1;
-            match sink.send(&conn.port, rest) {
-                Sent::All => {
-                    taken += rest.len();
-                    pending.outbox_sent = pending.outbox.len();
-                }
-                Sent::Part(part) => {
-                    taken += part;
-                    pending.outbox_sent += part;
-                    stopped = Some(Sent::Part(part));
-                }
-                Sent::Closed => stopped = Some(Sent::Closed),
-            }
-        }
-        self.counters.bytes_sent += taken as u64;
-        pending.accepted += taken;
-        if whole_event || pending.accepted >= STALL_BYTES_MIN {
-            pending.since = self.now;
-            pending.accepted = 0;
-        }
-        match stopped {
-            Some(Sent::Closed) => self.close(sink, id, CloseReason::Gone),
-            Some(_) => {}
-            None => self.unblock(sink, id),
-        }
-    }
-
-    /// Nothing is left to write: it is closed if that was asked for, else it stands in the run queue.
-    fn unblock<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
-        let closing = self.pending.remove(&id.slot).and_then(|pending| pending.closing);
-        shrink(&mut self.pending);
-        let now = self.now;
-        let heartbeat = now + self.heartbeat_interval();
-        let conn = self.conns.at(id.slot).expect("the caller has it");
-        conn.flags.clear(Flags::BLOCKED);
-        conn.last_write = now;
-        if let Some(reason) = closing {
-            return self.close(sink, id, reason);
-        }
-        let opened = conn.flags.has(Flags::OPENED);
-        sink.watch_writable(&conn.port, id, false);
-        if opened {
-            self.fire_by(id, heartbeat);
-        }
-        self.enqueue(id);
     }
 }
 

@@ -45,6 +45,7 @@ impl Wire {
     /// Takes the answer to a request with a body.
     pub fn take_answer(&mut self) -> Answer {
         let head = self.take_head();
+        assert_ne!(head.header("content-type"), Some("text/event-stream"), "a stream where an answer was expected");
         let body = if head.header("transfer-encoding") == Some("chunked") {
             let mut body = Vec::new();
             loop {

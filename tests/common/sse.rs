@@ -103,8 +103,9 @@ impl Stream {
     /// The next event; heartbeats are passed over.
     #[track_caller]
     pub fn next(&mut self) -> Event {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.next_item(Instant::now() + PATIENCE) {
+            match self.next_item(deadline) {
                 Some(Item::Event(event)) => return event,
                 Some(Item::Comment) => {}
                 Some(end) => panic!("the stream ended ({end:?}) where an event was expected"),

@@ -26,9 +26,9 @@ pub async fn open(request: Request<Incoming>, desk: &Desk, admission: Admission)
         Method::HEAD => true,
         _ => return Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
     };
-    let verdict = desk.origins.admit(request.headers());
+    let verdict = desk.node.origins.admit(request.headers());
     let form = if request.version() == Version::HTTP_10 { WireForm::SsePlain } else { WireForm::SseChunked };
-    let topics = topics(request.uri().query().unwrap_or_default(), desk.limits.topics_per_stream_max)?;
+    let topics = topics(request.uri().query().unwrap_or_default(), desk.node.limits.topics_per_stream_max)?;
     if is_head {
         return Ok(Outcome::Answer(head_answer()));
     }

@@ -75,7 +75,7 @@ impl Drop for Place {
 
 /// Serves one connection until it ends or becomes a stream.
 pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
-    let place = Place(Some(Arc::clone(&desk.occupancy)));
+    let place = Place(Some(Arc::clone(&desk.node.occupancy)));
     let handover = Handover::default();
     let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission };
     let mut connection = http1::Builder::new()
@@ -144,7 +144,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
 /// Finds who answers.
 async fn route(request: Request<Incoming>, desk: &Desk, admission: Admission) -> Outcome {
-    let origin = desk.origins.admit(request.headers());
+    let origin = desk.node.origins.admit(request.headers());
     let outcome = match dispatch(request, desk, admission).await {
         Ok(outcome) => outcome,
         Err(problem) => Outcome::Answer(problem.into_answer()),
@@ -168,7 +168,7 @@ async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission)
     }
     let path = request.uri().path().to_owned();
     if request.method() == Method::OPTIONS {
-        return Ok(Outcome::Answer(cors::preflight(&desk.origins.admit(request.headers()))));
+        return Ok(Outcome::Answer(cors::preflight(&desk.node.origins.admit(request.headers()))));
     }
     if path == "/events" {
         return events::open(request, desk, admission).await;
@@ -178,7 +178,7 @@ async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission)
     }
     let answer = if let Some(segment) = path.strip_prefix("/topics/").filter(|rest| !rest.contains('/')) {
         topics::answer(request, segment, desk).await?
-    } else if let Some(pages) = &desk.pages {
+    } else if let Some(pages) = &desk.node.pages {
         pages.answer(&request, desk).await?
     } else {
         return Err(Problem::not_found());

@@ -52,14 +52,14 @@ impl Pages {
     }
 
     async fn node(&self, desk: &Desk) -> Node<'_> {
-        let reports = desk.peers.reports().await;
+        let reports = desk.node.peers.reports().await;
         Node {
             symbols: &self.symbols,
             version: env!("CARGO_PKG_VERSION"),
             source: self.source,
             shards: reports.len(),
-            uptime_s: desk.clock.uptime_s(),
-            connections: desk.occupancy.len(),
+            uptime_s: desk.node.clock.uptime_s(),
+            connections: desk.node.occupancy.len(),
             events_received: self.counters.iter().map(|one| one.events.load(Ordering::Relaxed)).sum(),
             deliveries: reports.iter().flatten().map(|report| report.counters.deliveries).sum(),
         }

@@ -34,7 +34,7 @@ pub async fn answer(request: Request<Incoming>, segment: &str, desk: &Desk) -> R
         Method::POST => publish(request, segment, desk).await,
         Method::GET | Method::HEAD => {
             let topic = topic(segment)?;
-            let subscribers = desk.peers.subscribers(&topic).await;
+            let subscribers = desk.node.peers.subscribers(&topic).await;
             let subscribers = subscribers.ok_or_else(|| Problem::unavailable("this node is too busy to count"))?;
             let known = Known { topic: topic.as_str(), kind: "live", subscribers, last_id: None };
             Ok(json(StatusCode::OK, &known))
@@ -50,9 +50,9 @@ async fn publish(request: Request<Incoming>, segment: &str, desk: &Desk) -> Resu
     }
     let (name, key) = name_and_key(request.uri().query().unwrap_or_default())?;
     let (data, _load) = body::read(request.into_body(), EVENT_BYTES_MAX, "an event's data", &desk.load).await?;
-    let received_us = desk.clock.now_us();
+    let received_us = desk.node.clock.now_us();
     let event = Event { topic: topic.clone(), name, key, data: utf8(data)?, id: None, received_us };
-    let published = desk.publish.publish(event).await.map_err(|error| match error {
+    let published = desk.node.publish.publish(event).await.map_err(|error| match error {
         PublishError::Refused(_) => Problem::unavailable(error.to_string()),
         PublishError::Unknown => Problem::unknown(error.to_string()),
     })?;

@@ -9,9 +9,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -250,10 +253,20 @@ impl Subscriber {
             {
                 let weight = message.weight();
                 inbox.push(message, weight);
+                spend_budget();
             }
             Ok(())
         }
     }
+}
+
+/// Charges the connection's task with one unit of what the runtime lets a task do before others get
+/// their turn. The task itself is charged per read, and one read holds hundreds of messages: it
+/// would fill the inbox from a busy socket before the shard's turn could take anything.
+fn spend_budget() {
+    let spent = pin!(tokio::task::coop::consume_budget());
+    // Pending means that the budget is used up. The task notices at its next read, with its own waker.
+    let _ = spent.poll(&mut Context::from_waker(Waker::noop()));
 }
 
 impl Wish {

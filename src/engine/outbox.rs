@@ -1,0 +1,221 @@
+//! What is said to one connection alone: its first block, resets, heartbeats, its last block; and how
+//! it gets on when its socket does not take them.
+//!
+//! What always holds: a connection is spoken to only while it is not blocked, so its outbox holds
+//! the rest of what was said at once, at most `OUTBOX_BYTES_MAX` bytes; it is written after the frame
+//! that was cut and before anything from the logs.
+
+use crate::engine::conn::{ConnId, Flags, Owes, Pending};
+use crate::engine::policy::{OUTBOX_BYTES_MAX, RETRY_AWAY_MS, RETRY_OPEN_MS, STALL_BYTES_MIN};
+use crate::engine::shard::{Shard, shrink};
+use crate::engine::{CloseReason, Sent, Sink};
+use crate::frame::WireForm;
+use crate::frame::sse::{self, DrainReason, ResetReason};
+use crate::topic::Topic;
+
+impl<P> Shard<P> {
+    /// Opens a stream: its `open` block is put after `out`, and from here on nothing is missed untold.
+    pub(super) fn put_open(&mut self, id: ConnId, out: &mut Vec<u8>) {
+        let retry_ms = self.rng.u32(RETRY_OPEN_MS);
+        let topics = self.topic_names(id, |_| true);
+        let seq = self.seq;
+        let conn = self.conns.at(id.slot).expect("the caller has it");
+        conn.owes.clear(Owes::OPEN);
+        conn.flags.set(Flags::OPENED);
+        conn.cursor = seq;
+        out.extend_from_slice(sse::open(topics.iter(), retry_ms).bytes(conn.form));
+        self.counters.opened += 1;
+        let heartbeat = self.now + self.heartbeat_interval();
+        self.fire_by(id, heartbeat);
+    }
+
+    /// Puts a reset after `out`, for the topics that owe it.
+    pub(super) fn put_reset(&mut self, id: ConnId, debt: Owes, reason: ResetReason, out: &mut Vec<u8>) {
+        let topics = self.topic_names(id, |owes| owes.has(debt));
+        let conn = self.conns.at(id.slot).expect("the caller has it");
+        conn.owes.clear(debt);
+        out.extend_from_slice(sse::reset(reason, topics.iter()).bytes(conn.form));
+        if let Some(subs) = self.many.get_mut(&id.slot) {
+            subs.iter_mut().for_each(|sub| sub.owes.clear(debt));
+        }
+        self.count_reset(reason);
+    }
+
+    /// The names of the stream's topics for whose debts `wanted` holds.
+    pub(super) fn topic_names(&mut self, id: ConnId, wanted: impl Fn(Owes) -> bool) -> Vec<Topic> {
+        let conn = self.conns.get(id).expect("the caller has it");
+        match self.many.get(&id.slot) {
+            None => vec![self.topics.at(conn.sub.topic).name.clone()],
+            Some(subs) => subs
+                .iter()
+                .filter(|sub| wanted(sub.owes))
+                .map(|sub| self.topics.at(sub.sub.topic).name.clone())
+                .collect(),
+        }
+    }
+
+    /// Writes bytes for this connection alone: now, and what is not taken from its outbox.
+    pub(super) fn say<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, bytes: &[u8]) {
+        let Some(conn) = self.conns.get(id) else { return };
+        debug_assert!(!conn.flags.has(Flags::BLOCKED), "a blocked connection owes; it is not spoken to");
+        self.counters.sends += 1;
+        match sink.send(&conn.port, bytes) {
+            Sent::All => {
+                self.counters.bytes_sent += bytes.len() as u64;
+                let now = self.now;
+                self.conns.at(id.slot).expect("just found").last_write = now;
+            }
+            Sent::Part(taken) if bytes.len() - taken > OUTBOX_BYTES_MAX => {
+                self.close(sink, id, CloseReason::Stalled);
+            }
+            Sent::Part(taken) => {
+                self.counters.bytes_sent += taken as u64;
+                self.block(sink, id).outbox.extend_from_slice(&bytes[taken..]);
+            }
+            Sent::Closed => self.close(sink, id, CloseReason::Gone),
+        }
+    }
+
+    /// Sends a heartbeat, which is never queued: a socket that takes none of it is blocked, and a
+    /// blocked reader gets none.
+    pub(super) fn beat<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, heartbeat: &[u8]) {
+        let conn = self.conns.get(id).expect("the timer's connection exists");
+        self.counters.sends += 1;
+        let taken = match sink.send(&conn.port, heartbeat) {
+            Sent::All => heartbeat.len(),
+            Sent::Part(taken) => taken,
+            Sent::Closed => return self.close(sink, id, CloseReason::Gone),
+        };
+        self.counters.bytes_sent += taken as u64;
+        self.counters.heartbeats += u64::from(taken > 0);
+        if taken < heartbeat.len() {
+            let rest = if taken > 0 { &heartbeat[taken..] } else { &[] };
+            self.block(sink, id).outbox.extend_from_slice(rest);
+        }
+        if taken > 0 {
+            let now = self.now;
+            self.conns.at(id.slot).expect("just found").last_write = now;
+        }
+    }
+
+    /// The socket took less than it was given: from now on it is asked, not offered.
+    pub(super) fn block<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) -> &mut Pending {
+        let since = self.now;
+        let due = since + self.limits.stall_ticks;
+        self.counters.blocked += 1;
+        let conn = self.conns.at(id.slot).expect("the caller has it");
+        conn.flags.set(Flags::BLOCKED);
+        let waits_to_open = !conn.flags.has(Flags::OPENED) && conn.waiting > 0;
+        sink.watch_writable(&conn.port, id, true);
+        if !waits_to_open {
+            self.fire_by(id, due);
+        }
+        self.pending.entry(id.slot).or_insert_with(|| Pending { since, ..Pending::default() })
+    }
+
+    /// Writes what a blocked connection has left; when nothing is left it is served again.
+    pub(super) fn flush<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
+        let conn = self.conns.get(id).expect("the caller has it");
+        let pending = self.pending.get_mut(&id.slot).expect("it is blocked");
+        let mut taken = 0;
+        let mut whole_event = false;
+        let mut stopped = None;
+        if let Some(remainder) = &mut pending.remainder {
+            let rest = &remainder.frame.bytes(remainder.form)[remainder.sent..];
+            self.counters.sends += 1;
+            match sink.send(&conn.port, rest) {
+                Sent::All => {
+                    taken += rest.len();
+                    whole_event = true;
+                    self.remainders.remove(&(remainder.seq, id.slot));
+                    pending.remainder = None;
+                }
+                Sent::Part(part) => {
+                    taken += part;
+                    remainder.sent += part;
+                    stopped = Some(Sent::Part(part));
+                }
+                Sent::Closed => stopped = Some(Sent::Closed),
+            }
+        }
+        if stopped.is_none() && pending.outbox_sent < pending.outbox.len() {
+            let rest = &pending.outbox[pending.outbox_sent..];
+            self.counters.sends += 1;
+            match sink.send(&conn.port, rest) {
+                Sent::All => {
+                    taken += rest.len();
+                    pending.outbox_sent = pending.outbox.len();
+                }
+                Sent::Part(part) => {
+                    taken += part;
+                    pending.outbox_sent += part;
+                    stopped = Some(Sent::Part(part));
+                }
+                Sent::Closed => stopped = Some(Sent::Closed),
+            }
+        }
+        self.counters.bytes_sent += taken as u64;
+        pending.accepted += taken;
+        if whole_event || pending.accepted >= STALL_BYTES_MIN {
+            pending.since = self.now;
+            pending.accepted = 0;
+        }
+        match stopped {
+            Some(Sent::Closed) => self.close(sink, id, CloseReason::Gone),
+            Some(_) => {}
+            None => self.unblock(sink, id),
+        }
+    }
+
+    /// Nothing is left to write: it is closed if that was asked for, else it stands in the run queue.
+    fn unblock<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) {
+        let closing = self.pending.remove(&id.slot).and_then(|pending| pending.closing);
+        shrink(&mut self.pending);
+        let now = self.now;
+        let heartbeat = now + self.heartbeat_interval();
+        let conn = self.conns.at(id.slot).expect("the caller has it");
+        conn.flags.clear(Flags::BLOCKED);
+        conn.last_write = now;
+        if let Some(reason) = closing {
+            return self.close(sink, id, reason);
+        }
+        let opened = conn.flags.has(Flags::OPENED);
+        sink.watch_writable(&conn.port, id, false);
+        if opened {
+            self.fire_by(id, heartbeat);
+        }
+        self.enqueue(id);
+    }
+    /// Says the last block and closes, at a block's border; in the middle of one it just closes.
+    pub(super) fn dismiss<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reason: CloseReason) {
+        let Some(conn) = self.conns.get(id) else { return };
+        if conn.flags.has(Flags::BLOCKED) {
+            return self.close(sink, id, reason);
+        }
+        let form = conn.form;
+        let retry_ms = self.rng.u32(RETRY_AWAY_MS);
+        let block = match reason {
+            CloseReason::Unavailable => sse::unavailable(retry_ms),
+            CloseReason::Overflow => sse::drain(DrainReason::Overload, retry_ms),
+            CloseReason::Limit => sse::drain(DrainReason::Limit, retry_ms),
+            _ => sse::drain(DrainReason::Shutdown, retry_ms),
+        };
+        let last = [block.bytes(form), sse::body_end(form)].concat();
+        self.say(sink, id, &last);
+        // What is pending under this slot is this connection's: nobody joined meanwhile.
+        match self.pending.get_mut(&id.slot) {
+            Some(pending) => pending.closing = Some(reason),
+            None => self.close(sink, id, reason),
+        }
+    }
+
+    /// Head, `drain` and end, for a connection that never joins because a limit is reached.
+    pub fn turn_away<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, form: WireForm, head: &[u8]) {
+        let block = sse::drain(DrainReason::Limit, self.rng.u32(RETRY_AWAY_MS));
+        let all = [head, block.bytes(form), sse::body_end(form)].concat();
+        // It is small and the socket is fresh: what does not fit now is not waited for.
+        let _ = sink.send(&port, &all);
+        self.counters.closed[CloseReason::Limit as usize] += 1;
+        sink.unpark(port, CloseReason::Limit);
+    }
+}
