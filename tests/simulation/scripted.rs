@@ -21,9 +21,13 @@ struct Stage {
 
 impl Stage {
     fn new() -> Stage {
+        Stage::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Stage {
         let (rng, all) = (fastrand::Rng::with_seed(0), Vec::new());
         let sockets = Sockets { all, rng, moment: 0, tick: 0, parsed: Default::default(), sends: 0 };
-        Stage { shard: Shard::new(Limits::default(), 0, 0), sockets, topic: Topic::parse("t").unwrap() }
+        Stage { shard: Shard::new(limits, 0, 0), sockets, topic: Topic::parse("t").unwrap() }
     }
 
     /// A stream of the topic; gives its number.
@@ -123,4 +127,23 @@ fn a_blocked_reader_that_goes_on_taking_4_kib_is_kept() {
     assert!(stage.sockets.all[reader].is_open(), "the last 4 KiB are not {stall} ticks ago");
     stage.shard.advance(&mut stage.sockets, 3 * stall - 2);
     assert_eq!(stage.sockets.all[reader].closed, Some(CloseReason::Stalled));
+}
+
+/// The frame a stalled reader holds has left its log, so it is the oldest thing the shard keeps.
+#[test]
+fn the_oldest_frame_goes_first_also_when_only_a_stalled_reader_holds_it() {
+    let mut stage = Stage::with(Limits { log_bytes_max: 200_000, ..Limits::default() });
+    stage.say(Inbound::Connected(1));
+    let reader = stage.join();
+    stage.say(Inbound::Subscribed(stage.topic.clone()));
+    stage.sockets.all[reader].taste = Taste::Room(10);
+    let text = "x".repeat(60_000);
+    // The first is kept twice, as data and encoded; nobody is there for the encoding of the others.
+    stage.publish(&text);
+    stage.publish(&text);
+    assert!(stage.sockets.all[reader].is_open(), "there is room for both");
+    stage.publish(&text);
+    assert_eq!(stage.sockets.all[reader].closed, Some(CloseReason::Budget));
+    let kept = stage.shard.gauges().log_bytes;
+    assert!((120_000..180_000).contains(&kept), "the second and the third stay in the log: {kept} bytes");
 }
