@@ -21,7 +21,7 @@ use crate::edge::desk::{Desk, Newcomer};
 use crate::edge::reactor::{Happened, Reactor, Sockets};
 use crate::engine::mailbox::{Mailbox, Taken};
 use crate::engine::policy::{PORTION, SLICE_SENDS};
-use crate::engine::{Confirmation, ConnId, Inbound, Ingested, Interest, Shard, Wish};
+use crate::engine::{CloseReason, Confirmation, ConnId, Inbound, Ingested, Interest, Shard, Wish};
 
 use std::os::fd::OwnedFd;
 
@@ -118,7 +118,7 @@ impl Turn {
         let any = !newcomers.is_empty();
         for Newcomer { socket, wants } in newcomers {
             if wants.topics.is_empty() {
-                self.shard.turn_away(&mut self.sockets, socket, wants.form, &wants.head);
+                self.shard.turn_away(&mut self.sockets, socket, wants.form, &wants.head, CloseReason::Limit);
             } else {
                 self.shard.join(&mut self.sockets, socket, &wants.topics, wants.form, &wants.head);
             }

@@ -186,13 +186,49 @@ impl<P> Shard<P> {
         }
         self.enqueue(id);
     }
-    /// Says the last block and closes, at a block's border; in the middle of one it just closes.
+
+    /// Says the last block and closes, at a block's border; in the middle of one it just closes. Only
+    /// at shutdown a blocked reader is waited for: its frame is finished first, and the end of the
+    /// drain closes those that do not take it.
     pub(super) fn dismiss<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reason: CloseReason) {
         let Some(conn) = self.conns.get(id) else { return };
-        if conn.flags.has(Flags::BLOCKED) {
+        let form = conn.form;
+        if !conn.flags.has(Flags::BLOCKED) {
+            let last = self.last_block(form, reason);
+            self.say(sink, id, &last);
+        } else if reason == CloseReason::Shutdown && self.pending[&id.slot].closing.is_none() {
+            let last = self.last_block(form, reason);
+            self.pending.get_mut(&id.slot).expect("it is blocked").outbox.extend_from_slice(&last);
+        } else {
             return self.close(sink, id, reason);
         }
-        let form = conn.form;
+        // What is pending under this slot is this connection's: nobody joined meanwhile.
+        let Some(pending) = self.pending.get_mut(&id.slot) else {
+            return self.close(sink, id, reason);
+        };
+        pending.closing = Some(reason);
+        let due = self.now + self.limits.stall_ticks;
+        self.fire_by(id, due);
+    }
+
+    /// Head, `drain` and end, for a connection that never joins.
+    pub fn turn_away<S: Sink<Port = P>>(
+        &mut self,
+        sink: &mut S,
+        port: P,
+        form: WireForm,
+        head: &[u8],
+        reason: CloseReason,
+    ) {
+        let all = [head, &self.last_block(form, reason)].concat();
+        // It is small and the socket is fresh: what does not fit now is not waited for.
+        let _ = sink.send(&port, &all);
+        self.counters.closed[reason as usize] += 1;
+        sink.unpark(port, reason);
+    }
+
+    /// What a stream that is sent away is told, and the end of its body.
+    fn last_block(&mut self, form: WireForm, reason: CloseReason) -> Vec<u8> {
         let retry_ms = self.rng.u32(RETRY_AWAY_MS);
         let block = match reason {
             CloseReason::Unavailable => sse::unavailable(retry_ms),
@@ -200,22 +236,6 @@ impl<P> Shard<P> {
             CloseReason::Limit => sse::drain(DrainReason::Limit, retry_ms),
             _ => sse::drain(DrainReason::Shutdown, retry_ms),
         };
-        let last = [block.bytes(form), sse::body_end(form)].concat();
-        self.say(sink, id, &last);
-        // What is pending under this slot is this connection's: nobody joined meanwhile.
-        match self.pending.get_mut(&id.slot) {
-            Some(pending) => pending.closing = Some(reason),
-            None => self.close(sink, id, reason),
-        }
-    }
-
-    /// Head, `drain` and end, for a connection that never joins because a limit is reached.
-    pub fn turn_away<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, form: WireForm, head: &[u8]) {
-        let block = sse::drain(DrainReason::Limit, self.rng.u32(RETRY_AWAY_MS));
-        let all = [head, block.bytes(form), sse::body_end(form)].concat();
-        // It is small and the socket is fresh: what does not fit now is not waited for.
-        let _ = sink.send(&port, &all);
-        self.counters.closed[CloseReason::Limit as usize] += 1;
-        sink.unpark(port, CloseReason::Limit);
+        [block.bytes(form), sse::body_end(form)].concat()
     }
 }

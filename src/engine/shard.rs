@@ -97,6 +97,17 @@ pub(super) struct Readers {
     pub(super) served: u64,
 }
 
+/// How far a shard has come with asking its streams to leave.
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    /// The tick in which it began.
+    since: u32,
+    /// How long it takes.
+    ticks: u32,
+    /// The slots below this one were asked.
+    next: u32,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Shard<P> {
@@ -132,6 +143,7 @@ pub struct Shard<P> {
     /// The number of the connection that came last.
     pub(super) source_generation: u32,
     refused_at: Option<u32>,
+    draining: Option<Drain>,
     pub(super) batch: Batch,
     pub(super) scratch: Scratch,
     /// Arrival times of events whose walk has ended, until [`Shard::note_written`].
@@ -165,6 +177,7 @@ impl<P> Shard<P> {
             source_connected: false,
             source_generation: 0,
             refused_at: None,
+            draining: None,
             batch: Batch::default(),
             scratch: Scratch::default(),
             walked: Vec::new(),
@@ -176,7 +189,7 @@ impl<P> Shard<P> {
     /// confirmed. `topics` are distinct, at least one, at most `TOPICS_PER_STREAM_MAX`.
     ///
     /// Gives `None` when the connection was sent away at once: the shard follows as many topics as
-    /// it may, or the socket has failed.
+    /// it may, or is draining, or the socket has failed.
     pub fn join<S: Sink<Port = P>>(
         &mut self,
         sink: &mut S,
@@ -186,9 +199,13 @@ impl<P> Shard<P> {
         head: &[u8],
     ) -> Option<ConnId> {
         debug_assert!(!topics.is_empty());
+        if self.draining.is_some() {
+            self.turn_away(sink, port, form, head, CloseReason::Shutdown);
+            return None;
+        }
         let new = topics.iter().filter(|topic| self.topics.find(topic).is_none()).count();
         if self.topics.len() + new > self.limits.topics_max {
-            self.turn_away(sink, port, form, head);
+            self.turn_away(sink, port, form, head, CloseReason::Limit);
             return None;
         }
         let id = self.conns.insert(Conn {
@@ -248,9 +265,10 @@ impl<P> Shard<P> {
         debug_assert!(now >= self.now);
         self.now = now;
         self.let_idle_topics_go();
+        let more = self.drain(sink);
         for _ in 0..TIMERS_PER_TURN {
             let Some(slot) = self.wheel.take_due(&mut self.conns, now) else {
-                return false;
+                return more;
             };
             let id = self.conns.key_at(slot).expect("only connections that exist are on the wheel");
             self.handle_timer(sink, id);
@@ -258,11 +276,31 @@ impl<P> Shard<P> {
         true
     }
 
+    /// Says goodbye to the streams whose turn has come, at most `TIMERS_PER_TURN`. True exactly when
+    /// more are due already.
+    fn drain<S: Sink<Port = P>>(&mut self, sink: &mut S) -> bool {
+        let Some(Drain { since, ticks, next }) = self.draining else { return false };
+        let passed = (self.now - since).min(ticks);
+        let due = match ticks {
+            0 => self.conns.slots(),
+            _ => (u64::from(self.conns.slots()) * u64::from(passed) / u64::from(ticks)) as u32,
+        };
+        let end = due.min(next + TIMERS_PER_TURN as u32).max(next);
+        for slot in next..end {
+            if let Some(id) = self.conns.key_at(slot) {
+                self.dismiss(sink, id, CloseReason::Shutdown);
+            }
+        }
+        self.draining = Some(Drain { since, ticks, next: end });
+        end < due
+    }
+
     /// The tick at which [`Shard::advance`] should be called next, at the latest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u32> {
         let idle = self.idle.front().map(|(since, _)| since + self.limits.linger_ticks);
-        [self.wheel.next_due(), idle].into_iter().flatten().min()
+        let drain = self.draining.is_some_and(|drain| drain.next < self.conns.slots()).then_some(self.now + 1);
+        [self.wheel.next_due(), idle, drain].into_iter().flatten().min()
     }
 
     /// What the shard wants of its source, since the last call.
@@ -310,6 +348,19 @@ impl<P> Shard<P> {
             source_connected: self.source_connected,
             refused_ticks: self.refused_at.map(|tick| self.now - tick),
         }
+    }
+
+    /// Asks every stream to leave, spread evenly over the next `ticks`; whoever comes from now on is
+    /// turned away. Until its turn comes a stream is served as ever. One that does not take its last
+    /// block stays until it has stalled, or [`Shard::close_all`].
+    pub fn begin_drain(&mut self, ticks: u32) {
+        self.draining = Some(Drain { since: self.now, ticks, next: 0 });
+    }
+
+    /// True exactly when no connection is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
     }
 
     /// Closes every connection: the node stops.

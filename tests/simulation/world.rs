@@ -85,6 +85,8 @@ pub struct World {
 enum Leaving {
     Nobody,
     One(usize),
+    /// As [`Shard::begin_drain`] asks them to.
+    Politely,
     Everybody,
 }
 
@@ -491,8 +493,27 @@ impl World {
         }
     }
 
+    /// Everybody is asked to leave while life goes on, over so many ticks.
+    fn drain(&mut self) {
+        let ticks = self.rng.u32(0..30);
+        self.begin(format_args!("drain over {ticks} ticks"));
+        self.leaving = Leaving::Politely;
+        self.shard.begin_drain(ticks);
+        for _ in 0..=ticks {
+            self.tick();
+            for step in [Step::Publish, Step::Join, Step::Take, Step::Sweep, Step::Writable, Step::Answer] {
+                self.take_step(step);
+            }
+        }
+        // Whoever is left was told behind what it does not take.
+        assert!(self.open.iter().all(|&at| self.sockets.all[at].watched), "{:?}", self.open);
+    }
+
     /// Everybody leaves; nothing may be left.
     fn end(&mut self) {
+        if self.rng.bool() {
+            self.drain();
+        }
         if self.rng.bool() {
             self.begin(format_args!("stop"));
             self.leaving = Leaving::Everybody;

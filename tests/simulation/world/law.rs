@@ -95,7 +95,11 @@ impl World {
                 socket.unparkable || (self.limits.topics_max < 1_000 && (said("drain limit") || socket.id.is_none()))
             }
             CloseReason::Protocol => false,
-            CloseReason::Shutdown => self.leaving == Leaving::Everybody,
+            CloseReason::Shutdown => {
+                self.leaving == Leaving::Everybody
+                    || (self.leaving == Leaving::Politely
+                        && (told("drain shutdown") || socket.watched || socket.id.is_none()))
+            }
         };
         assert!(right, "socket {at} was closed: {reason:?}, goodbye {goodbye:?}, tick {}", self.sockets.tick);
     }
