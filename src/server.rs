@@ -8,13 +8,14 @@
 //!  shard 0 also:  the embedded broker's sequencer, the demo's feed
 //! ```
 //!
-//! Stopping: every shard closes its streams and ends; then the process does.
+//! Stopping: readiness turns red, the listeners close, every shard answers the requests under way
+//! and asks its streams to leave, spread over the drain; then shards and process end. A second signal
+//! ends at once.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -29,25 +30,27 @@ use tracing::{error, info};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::edge::admin::{self, Admin};
+use crate::edge::admission::{AdmissionLimits, Admissions};
 use crate::edge::calls::{CALLS_MAX, Call, Peers};
 use crate::edge::desk::{Desk, Node};
 use crate::edge::http::pages::Pages;
 use crate::edge::turn::{Turn, TurnParts};
-use crate::edge::{DESCRIPTOR_RESERVE, EdgeLimits, Occupancy, listener};
+use crate::edge::{DESCRIPTOR_RESERVE, listener};
 use crate::engine::mailbox::{Mailbox, MailboxLimits};
+use crate::engine::wheel::TICK_MS;
 use crate::engine::{Inbound, Interest, Publish, Shard};
 use crate::event::Event;
 use crate::feed::{self, Feed};
 use crate::metrics::SourceCounters;
-use crate::shutdown::Signals;
+use crate::shutdown::{self, Signals, Stop};
 use crate::source::memory::{Handle, Sequencer};
 use crate::source::redis::publisher::Publisher;
 use crate::source::redis::subscriber::Subscriber;
 use crate::source::redis::{RedisConfig, RedisProblem};
 use crate::topic::Topic;
 
-/// How long the shards may take to close their streams and end.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the shards may take to end, beyond the drain.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
 /// A peer that acknowledges nothing for this long is dead; longer than a blocked reader is waited for,
 /// so that such a one is closed by its own deadline and counted so.
 const USER_TIMEOUT_MIN: Duration = Duration::from_secs(60);
@@ -75,8 +78,8 @@ pub enum ServerError {
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
     /// A shard did not end in time.
-    #[error("the shards did not stop within {} s", STOP_TIMEOUT.as_secs())]
-    StopTimeout,
+    #[error("the shards did not stop within {} s", .0.as_secs())]
+    StopTimeout(Duration),
     /// The descriptor limit leaves no room for clients.
     #[error(
         "the descriptor limit is {0}, and {DESCRIPTOR_RESERVE} are kept for the node itself; raise it (ulimit -n, LimitNOFILE=)"
@@ -98,12 +101,11 @@ struct ShardSetup {
     wake: Arc<Notify>,
     calls: Arc<Mailbox<Call>>,
     peers: Peers,
-    occupancy: Arc<Occupancy>,
-    edge_limits: EdgeLimits,
+    admissions: Arc<Admissions>,
     pages: Option<Pages>,
     counters: Vec<Arc<SourceCounters>>,
     clock: Clock,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     /// The embedded broker: its sequencer goes to shard 0, a handle to every shard.
     sequencer: Option<Sequencer>,
     handle: Option<Handle>,
@@ -132,9 +134,9 @@ pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), Ser
         }
         let connections_max = config.connections_max.unwrap_or(room).min(room);
         let addresses = (public[0].local_addr()?, admin.local_addr()?);
-        let (shards, admin_state) = set_up(&config, redis.as_ref(), feed, public, connections_max);
+        let (stopper, stop) = shutdown::stop();
+        let (shards, admin_state) = set_up(&config, redis.as_ref(), feed, public, connections_max, &stop);
         let mut signals = Signals::listen()?;
-        let stop = Arc::clone(&shards[0].stop);
         let wakes: Vec<Arc<Notify>> = shards.iter().map(|shard| Arc::clone(&shard.wake)).collect();
         let (ended, mut ends) = mpsc::unbounded_channel();
         shards.into_iter().try_for_each(|shard| start(shard, ended.clone()))?;
@@ -144,16 +146,17 @@ pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), Ser
         let source = source_line(redis.as_ref(), away.as_deref());
         say(&banner(&config, addresses, descriptors, connections_max, &source));
         tokio::select! {
-            signal = signals.next() => info!(signal, "stopping"),
+            signal = signals.next() => info!(signal, drain = ?config.drain, "stopping; a second signal ends at once"),
             Some(index) = ends.recv() => return Err(ServerError::ShardFailed(index)),
         }
-        stop.store(true, Ordering::Release);
+        stopper.set();
         wakes.iter().for_each(|wake| wake.notify_one());
+        let stop_timeout = config.drain + STOP_MARGIN;
         // The channel is closed when the last shard has ended.
         let all_ended = async { while ends.recv().await.is_some() {} };
         tokio::select! {
             () = all_ended => Ok(()),
-            () = tokio::time::sleep(STOP_TIMEOUT) => Err(ServerError::StopTimeout),
+            () = tokio::time::sleep(stop_timeout) => Err(ServerError::StopTimeout(stop_timeout)),
             signal = signals.next() => {
                 info!(signal, "ending at once");
                 Ok(())
@@ -169,10 +172,14 @@ fn set_up(
     feed: bool,
     public: Vec<TcpListener>,
     connections_max: usize,
+    stop: &Stop,
 ) -> (Vec<ShardSetup>, Admin) {
     let clock = Clock::start();
-    let stop = Arc::new(AtomicBool::new(false));
-    let occupancy = Arc::new(Occupancy::new(connections_max));
+    let admissions = Arc::new(Admissions::new(AdmissionLimits {
+        connections_max,
+        per_address_max: config.connections_per_address,
+        accepts_per_second: config.accept_rate,
+    }));
     let wakes: Vec<Arc<Notify>> = public.iter().map(|_| Arc::new(Notify::new())).collect();
     let inboxes: Vec<_> = wakes.iter().map(|wake| mailbox(MailboxLimits::default(), wake)).collect();
     let call_limits = MailboxLimits { messages_max: CALLS_MAX, bytes_max: CALLS_MAX };
@@ -189,7 +196,8 @@ fn set_up(
     let admin = Admin {
         peers: peers.clone(),
         sources: counters.clone(),
-        occupancy: Arc::clone(&occupancy),
+        admissions: Arc::clone(&admissions),
+        stop: stop.clone(),
         clock,
         source: redis.map_or_else(|| "embedded broker".into(), |redis| redis.shown.clone()),
     };
@@ -198,15 +206,14 @@ fn set_up(
             index,
             config: config.clone(),
             redis: redis.cloned(),
-            stop: Arc::clone(&stop),
+            stop: stop.clone(),
             feed: feed && index == 0,
             listener,
             inboxes: inboxes.clone(),
             wake,
             calls,
             peers: peers.clone(),
-            occupancy: Arc::clone(&occupancy),
-            edge_limits: EdgeLimits { connections_max, topics_per_stream_max: config.topics_per_stream_max },
+            admissions: Arc::clone(&admissions),
             pages: pages.clone(),
             counters: counters.clone(),
             clock,
@@ -254,8 +261,9 @@ fn run_shard(setup: ShardSetup) -> io::Result<()> {
         let desk = Rc::new(Desk::new(Node {
             publish,
             peers: setup.peers,
-            occupancy: setup.occupancy,
-            limits: setup.edge_limits,
+            admissions: setup.admissions,
+            topics_per_stream_max: setup.config.topics_per_stream_max,
+            stop: setup.stop,
             origins: setup.config.origins,
             pages: setup.pages,
             clock: setup.clock,
@@ -275,7 +283,7 @@ fn run_shard(setup: ShardSetup) -> io::Result<()> {
             desk: Rc::clone(&desk),
             wake,
             clock,
-            stop: setup.stop,
+            drain_ticks: u32::try_from(setup.config.drain.as_millis()).map_or(u32::MAX, |ms| ms / TICK_MS as u32),
         })?;
         let listener = tokio::net::TcpListener::from_std(setup.listener)?;
         needed.spawn_local(listener::accept(listener, desk));

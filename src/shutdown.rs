@@ -1,6 +1,7 @@
-//! How the node is asked to stop. A leaf anyone may use.
+//! How the node is asked to stop, and how its parts hear of it. A leaf anyone may use.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 /// The signals that end the node: SIGTERM and SIGINT.
 #[derive(Debug)]
@@ -24,5 +25,41 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+/// Says that the node stops; dropped unsaid, it says so too.
+#[derive(Debug)]
+pub struct Stopper(watch::Sender<bool>);
+
+/// Whether the node stops. Clones agree.
+#[derive(Debug, Clone)]
+pub struct Stop(watch::Receiver<bool>);
+
+/// A pair that belongs together.
+#[must_use]
+pub fn stop() -> (Stopper, Stop) {
+    let (sender, receiver) = watch::channel(false);
+    (Stopper(sender), Stop(receiver))
+}
+
+impl Stopper {
+    /// From now on the node stops.
+    pub fn set(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Stop {
+    /// True exactly when the node stops.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until the node stops.
+    pub async fn wait(&self) {
+        // An error says that nobody is left who could say it, which is as good.
+        let _ = self.0.clone().wait_for(|set| *set).await;
     }
 }

@@ -53,7 +53,7 @@ const HOMES: &[(&str, &[&str], &str)] = &[
     ("http_body_util", &["src/edge/"], "HTTP is the edge's"),
     ("mio", &["src/edge/"], "one reactor"),
     ("crossbeam", &["src/engine/mailbox.rs"], "threads meet in mailboxes only"),
-    ("parking_lot", &[], "nothing on an event's way takes a lock"),
+    ("parking_lot", &["src/edge/admission.rs"], "nothing on an event's way takes a lock"),
     ("mimalloc", &["src/main.rs"], "the program chooses the allocator, not the library"),
     ("clap", &["src/cli/", "src/config/"], "the command line is parsed once"),
     ("prometheus_client", &["src/metrics.rs"], "the hot path keeps plain counters"),

@@ -80,6 +80,12 @@ pub struct Config {
     pub connections_max: Option<usize>,
     /// Topics per stream.
     pub topics_per_stream_max: usize,
+    /// Connections of one client address; `None` is any number.
+    pub connections_per_address: Option<usize>,
+    /// New connections per second; `None` is any number.
+    pub accept_rate: Option<u32>,
+    /// How long streams may take to leave when the node stops.
+    pub drain: Duration,
 }
 
 /// How log lines look.
@@ -192,6 +198,9 @@ impl Config {
             },
             connections_max: written.connections,
             topics_per_stream_max,
+            connections_per_address: None,
+            accept_rate: None,
+            drain: Duration::from_secs(8),
         })
     }
 }

@@ -17,14 +17,16 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use crate::clock::Clock;
+use crate::edge::HEAD_TIMEOUT;
+use crate::edge::admission::{Admissions, Surplus};
 use crate::edge::calls::{Peers, Report};
 use crate::edge::http::answer::{Answer, Problem, json};
 use crate::edge::http::fixed;
-use crate::edge::{HEAD_TIMEOUT, Occupancy};
 use crate::engine::wheel::TICK_MS;
 use crate::engine::{CloseReason, Counters};
 use crate::frame::sse::ResetReason;
 use crate::metrics::{Page, SourceCounters};
+use crate::shutdown::Stop;
 
 /// Connections served at once; an operator's tools need few.
 const CONNECTIONS_MAX: usize = 64;
@@ -39,7 +41,9 @@ pub struct Admin {
     /// What each shard's source counts.
     pub sources: Vec<Arc<SourceCounters>>,
     /// Connections of the node.
-    pub occupancy: Arc<Occupancy>,
+    pub admissions: Arc<Admissions>,
+    /// Whether the node stops.
+    pub stop: Stop,
     /// The node's clock.
     pub clock: Clock,
     /// What feeds the node, as operators call it.
@@ -114,7 +118,7 @@ async fn answer(request: Request<Incoming>, admin: &Admin) -> Result<Answer, std
     Ok(match path {
         "/metrics" => admin.metrics(&reports),
         "/healthz" => health(&reports),
-        "/readyz" => readiness(&reports),
+        "/readyz" => readiness(&reports, admin.stop.is_set()),
         _ => admin.status(&reports),
     })
 }
@@ -129,8 +133,11 @@ fn health(reports: &[Option<Box<Report>>]) -> Answer {
 }
 
 /// 200 when streams can be opened and will be fed.
-fn readiness(reports: &[Option<Box<Report>>]) -> Answer {
+fn readiness(reports: &[Option<Box<Report>>], stops: bool) -> Answer {
     let mut reasons = Vec::new();
+    if stops {
+        reasons.push("the node is stopping".to_owned());
+    }
     for (shard, report) in reports.iter().enumerate() {
         match report {
             None => reasons.push(format!("shard {shard} does not turn")),
@@ -159,7 +166,7 @@ impl Admin {
             version: env!("CARGO_PKG_VERSION"),
             uptime_s: self.clock.uptime_s(),
             shards: reports.len(),
-            connections: self.occupancy.len(),
+            connections: self.admissions.len(),
             topics: present().map(|report| report.gauges.topics).sum(),
             redis: Redis { source: &self.source, connected, reconnects },
             memory_bytes: resident_bytes(),
@@ -186,7 +193,7 @@ impl Admin {
         let mut page = Page::default();
 
         let streams = held(&|report| report.gauges.connections);
-        let heads = (self.occupancy.len() as f64 - streams).max(0.0);
+        let heads = (self.admissions.len() as f64 - streams).max(0.0);
         page.gauges(
             "fanwheel_connections",
             "Connections on the public listener: event streams, and HTTP connections that are none (yet)",
@@ -197,6 +204,11 @@ impl Admin {
             "Streams closed, by reason",
             CloseReason::ALL
                 .map(|reason| (vec![("reason", reason.label())], sum(&|counters| counters.closed[reason as usize]))),
+        );
+        page.counters(
+            "fanwheel_connections_turned_away",
+            "Connections that found no place, by the limit that was reached",
+            Surplus::ALL.map(|why| (vec![("reason", why.label())], self.admissions.surplus(why))),
         );
         page.counter("fanwheel_streams_opened", "Streams opened", sum(&|counters| counters.opened));
         page.counter(

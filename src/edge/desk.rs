@@ -3,7 +3,7 @@
 //! All of it lives on the shard's thread. Tasks hand connections to the turn through
 //! [`Desk::hand_over`]; nothing else of a task outlives its request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,13 +12,17 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
+use crate::edge::admission::{Admissions, Place};
 use crate::edge::calls::Peers;
 use crate::edge::http::body::Load;
 use crate::edge::http::cors::Origins;
+use crate::edge::http::cors::Verdict;
 use crate::edge::http::pages::Pages;
-use crate::edge::{EdgeLimits, Occupancy};
-use crate::engine::Publish;
+use crate::edge::reactor::Happened;
+use crate::edge::stream::Pipe;
+use crate::engine::{ConnId, Publish};
 use crate::frame::WireForm;
+use crate::shutdown::Stop;
 use crate::topic::Topic;
 
 /// See the module.
@@ -28,6 +32,9 @@ pub struct Desk {
     /// Bodies under way.
     pub load: Load,
     newcomers: RefCell<Vec<Newcomer>>,
+    happened: RefCell<Vec<(ConnId, Happened)>>,
+    /// Connections that hyper serves.
+    tasks: Cell<usize>,
     date: RefCell<(u64, String)>,
 }
 
@@ -38,9 +45,9 @@ pub struct Node {
     /// All shards, for questions about the node.
     pub peers: Peers,
     /// Connections of the node.
-    pub occupancy: Arc<Occupancy>,
-    /// Limits.
-    pub limits: EdgeLimits,
+    pub admissions: Arc<Admissions>,
+    /// Topics per stream, see [`TOPICS_PER_STREAM_MAX`](crate::engine::policy::TOPICS_PER_STREAM_MAX).
+    pub topics_per_stream_max: usize,
     /// Pages of other origins that may use this node.
     pub origins: Origins,
     /// The demo pages, if they are served.
@@ -49,31 +56,74 @@ pub struct Node {
     pub clock: Clock,
     /// Wakes the shard's turn.
     pub wake: Arc<Notify>,
+    /// Whether the node stops.
+    pub stop: Stop,
 }
 
-/// A connection whose head was checked and whose socket was taken back from hyper.
+/// A connection whose head was checked, on its way to the engine.
 pub struct Newcomer {
-    /// The socket, non-blocking, counted in [`Occupancy`].
-    pub socket: OwnedFd,
+    /// What it will be written to.
+    pub port: Arriving,
+    /// Its place on the node.
+    pub place: Place,
     /// What to do with it.
     pub wants: Wants,
 }
 
+/// What a newcomer will be written to.
+pub enum Arriving {
+    /// A socket that was taken back from hyper, non-blocking.
+    Socket(OwnedFd),
+    /// The body of an HTTP/2 stream.
+    Body(Rc<Pipe>),
+}
+
 /// What a taken-over connection is for.
 pub struct Wants {
-    /// The response's head, ready to be written, with the first comment.
+    /// What is written first: over HTTP/1.1 the response's head, and in any case a comment.
     pub head: Vec<u8>,
     /// How it wants its events.
     pub form: WireForm,
     /// Distinct. Empty exactly when the node is full and the stream is only told so.
     pub topics: Vec<Topic>,
+    /// What CORS says of it.
+    pub origin: Verdict,
 }
 
 impl Desk {
     /// A desk with nobody waiting.
     #[must_use]
     pub fn new(node: Node) -> Desk {
-        Desk { node, load: Load::default(), newcomers: RefCell::default(), date: RefCell::default() }
+        Desk {
+            node,
+            load: Load::default(),
+            newcomers: RefCell::default(),
+            happened: RefCell::default(),
+            tasks: Cell::default(),
+            date: RefCell::default(),
+        }
+    }
+
+    /// Counts a connection that hyper serves, until what this gives is dropped.
+    pub fn begin_task(self: &Rc<Self>) -> Task {
+        self.tasks.set(self.tasks.get() + 1);
+        Task(Rc::clone(self))
+    }
+
+    /// Connections that hyper serves.
+    pub fn tasks(&self) -> usize {
+        self.tasks.get()
+    }
+
+    /// Tells the turn what happened to a stream that is a body.
+    pub fn tell(&self, id: ConnId, what: Happened) {
+        self.happened.borrow_mut().push((id, what));
+        self.node.wake.notify_one();
+    }
+
+    /// Takes what happened to streams that are bodies.
+    pub fn take_happened(&self) -> Vec<(ConnId, Happened)> {
+        std::mem::take(&mut self.happened.borrow_mut())
     }
 
     /// Gives a connection to the turn.
@@ -96,5 +146,18 @@ impl Desk {
             *cached = (second, httpdate::fmt_http_date(now));
         }
         cached.1.clone()
+    }
+}
+
+/// See [`Desk::begin_task`].
+pub struct Task(Rc<Desk>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.tasks.set(self.0.tasks.get() - 1);
+        if self.0.node.stop.is_set() {
+            // The turn waits for the last one.
+            self.0.node.wake.notify_one();
+        }
     }
 }

@@ -4,16 +4,17 @@
 //! spreads connections and no shard accepts for another. What a connection needs is set on the
 //! listening socket, from which Linux copies it: no system call per connection.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::TcpListener;
-use tracing::warn;
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{info, warn};
 
-use crate::edge::Admission;
 use crate::edge::desk::Desk;
 use crate::edge::http;
 
@@ -73,27 +74,77 @@ fn prepare(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(user_timeout))
 }
 
-/// Accepts connections for one shard until it is dropped.
+/// Accepts connections for one shard, until the node stops; then it takes those that the kernel has
+/// accepted already, closes the socket, and rests.
 pub async fn accept(listener: TcpListener, desk: Rc<Desk>) {
+    let mut reserve = Reserve::hold();
     let mut pause = BACK_OFF.start;
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                pause = BACK_OFF.start;
-                match desk.node.occupancy.enter() {
-                    Admission::Refused => drop(socket),
-                    admission => {
-                        tokio::task::spawn_local(http::serve(socket, Rc::clone(&desk), admission));
-                    }
+    while !desk.node.stop.is_set() {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = desk.node.stop.wait() => break,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                if pause > BACK_OFF.start {
+                    info!("accepting connections again");
+                    pause = BACK_OFF.start;
                 }
+                admit(socket, peer, &desk);
             }
             Err(error) if is_the_peers_fault(&error) => {}
             Err(error) => {
-                warn!(%error, pause_ms = pause.as_millis(), "cannot accept connections");
+                if pause == BACK_OFF.start {
+                    warn!(%error, "cannot accept connections; raise the descriptor limit or lower limits.connections");
+                }
+                reserve.turn_away(&listener);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(BACK_OFF.end);
             }
         }
+    }
+    while let Some((socket, peer)) = accept_now(&listener) {
+        admit(socket, peer, &desk);
+    }
+    drop(listener);
+    std::future::pending::<()>().await;
+}
+
+fn admit(socket: TcpStream, peer: SocketAddr, desk: &Rc<Desk>) {
+    // Without a place it is closed unheard.
+    if let Some(place) = desk.node.admissions.enter(peer.ip(), desk.node.clock.now_us()) {
+        tokio::task::spawn_local(http::serve(socket, Rc::clone(desk), place));
+    }
+}
+
+/// A connection that waits to be accepted.
+fn accept_now(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    match listener.poll_accept(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(accepted)) => Some(accepted),
+        Poll::Ready(Err(_)) | Poll::Pending => None,
+    }
+}
+
+/// A descriptor kept for the time when there are no others: given up, it lets connections be
+/// accepted one by one just to be closed. Their clients come back later, instead of waiting in the
+/// kernel's backlog for an answer that does not come.
+struct Reserve(Option<File>);
+
+impl Reserve {
+    fn hold() -> Reserve {
+        Reserve(File::open("/dev/null").ok())
+    }
+
+    /// Closes connections that wait, at most a backlog's worth at a time.
+    fn turn_away(&mut self, listener: &TcpListener) {
+        if self.0.take().is_some() {
+            for _ in 0..BACKLOG {
+                if accept_now(listener).is_none() {
+                    break;
+                }
+            }
+        }
+        *self = Reserve::hold();
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -14,9 +13,8 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::unix::AsyncFd;
 
-use crate::edge::Occupancy;
 use crate::engine::slab::Key;
-use crate::engine::{CloseReason, ConnId, Sent, Sink};
+use crate::engine::{CloseReason, ConnId, Sent};
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
@@ -48,11 +46,11 @@ impl Reactor {
     ///
     /// # Errors
     /// When the kernel gives no descriptor.
-    pub fn new(occupancy: Arc<Occupancy>) -> io::Result<(Reactor, Sockets)> {
+    pub fn new() -> io::Result<(Reactor, Sockets)> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let reactor = Reactor { poll, events: Events::with_capacity(EVENTS_MAX) };
-        Ok((reactor, Sockets { registry, occupancy }))
+        Ok((reactor, Sockets { registry }))
     }
 
     /// The reactor as one descriptor that the shard's runtime can await.
@@ -96,11 +94,10 @@ impl AsRawFd for Reactor {
     }
 }
 
-/// The sink of a shard: plain `send` on parked sockets.
+/// The parked sockets' part of the sink: plain `send`.
 #[derive(Debug)]
 pub struct Sockets {
     registry: Registry,
-    occupancy: Arc<Occupancy>,
 }
 
 impl Sockets {
@@ -120,22 +117,14 @@ impl Sockets {
         }
         Err(CloseReason::Protocol)
     }
-}
 
-fn token(id: ConnId) -> Token {
-    Token(usize::try_from(id.pack()).expect("64-bit Linux"))
-}
-
-const _: () = assert!(usize::BITS == 64, "event data carries slot and generation");
-
-impl Sink for Sockets {
-    type Port = OwnedFd;
-
-    fn park(&mut self, port: &OwnedFd, id: ConnId) -> bool {
+    /// As [`crate::engine::Sink::park`].
+    pub fn park(&self, port: &OwnedFd, id: ConnId) -> bool {
         self.registry.register(&mut SourceFd(&port.as_raw_fd()), token(id), Interest::READABLE).is_ok()
     }
 
-    fn send(&mut self, port: &OwnedFd, bytes: &[u8]) -> Sent {
+    /// As [`crate::engine::Sink::send`].
+    pub fn send(&self, port: &OwnedFd, bytes: &[u8]) -> Sent {
         loop {
             return match rustix::net::send(port, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(taken) if taken == bytes.len() => Sent::All,
@@ -147,16 +136,17 @@ impl Sink for Sockets {
         }
     }
 
-    fn watch_writable(&mut self, port: &OwnedFd, id: ConnId, wanted: bool) {
+    /// As [`crate::engine::Sink::watch_writable`].
+    pub fn watch_writable(&self, port: &OwnedFd, id: ConnId, wanted: bool) {
         let interest = if wanted { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         // A registered descriptor can be changed without new memory: there is nothing to handle.
         let changed = self.registry.reregister(&mut SourceFd(&port.as_raw_fd()), token(id), interest);
         debug_assert!(changed.is_ok());
     }
-
-    fn unpark(&mut self, port: OwnedFd, _reason: CloseReason) {
-        // Closing the descriptor takes it out of the epoll.
-        drop(port);
-        self.occupancy.leave();
-    }
 }
+
+fn token(id: ConnId) -> Token {
+    Token(usize::try_from(id.pack()).expect("64-bit Linux"))
+}
+
+const _: () = assert!(usize::BITS == 64, "event data carries slot and generation");

@@ -6,10 +6,12 @@
 //!
 //! Between two slices the runtime runs accepts, requests and Redis; when a turn found nothing to do,
 //! the shard rests until its inbox, a socket, a newcomer or the next timer wakes it.
+//!
+//! When the node stops, the shard asks its streams to leave and turns on until all have left and all
+//! requests are answered, or the time for it is up.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -17,21 +19,23 @@ use tracing::error;
 
 use crate::clock::Clock;
 use crate::edge::calls::{Call, Report};
-use crate::edge::desk::{Desk, Newcomer};
-use crate::edge::reactor::{Happened, Reactor, Sockets};
+use crate::edge::desk::{Arriving, Desk, Newcomer};
+use crate::edge::port::{Port, Ports};
+use crate::edge::reactor::{Happened, Reactor};
 use crate::engine::mailbox::{Mailbox, Taken};
 use crate::engine::policy::{PORTION, SLICE_SENDS};
 use crate::engine::{CloseReason, Confirmation, ConnId, Inbound, Ingested, Interest, Shard, Wish};
 
-use std::os::fd::OwnedFd;
-
 /// Calls answered per turn.
 const CALLS_PER_TURN: usize = 64;
 
+/// The last part of a drain in which nobody is asked any more.
+const DRAIN_REST: u32 = 4;
+
 /// What a turn works on.
 pub struct Turn {
-    shard: Shard<OwnedFd>,
-    sockets: Sockets,
+    shard: Shard<Port>,
+    ports: Ports,
     reactor: AsyncFd<Reactor>,
     happened: Vec<(ConnId, Happened)>,
     inbox: Arc<Mailbox<Inbound>>,
@@ -43,13 +47,15 @@ pub struct Turn {
     wake: Arc<Notify>,
     clock: Clock,
     turns: u64,
-    stop: Arc<AtomicBool>,
+    drain_ticks: u32,
+    /// The tick in which the drain ends, once it has begun.
+    drain_end: Option<u32>,
 }
 
 /// What a turn is made from.
 pub struct TurnParts {
     /// The engine.
-    pub shard: Shard<OwnedFd>,
+    pub shard: Shard<Port>,
     /// Where the source puts what it says.
     pub inbox: Arc<Mailbox<Inbound>>,
     /// Where questions come in.
@@ -62,8 +68,8 @@ pub struct TurnParts {
     pub wake: Arc<Notify>,
     /// The node's clock.
     pub clock: Clock,
-    /// Set, and the turn woken, when the node stops.
-    pub stop: Arc<AtomicBool>,
+    /// How long streams may take to leave when the node stops; the turn must be woken then.
+    pub drain_ticks: u32,
 }
 
 impl Turn {
@@ -72,12 +78,13 @@ impl Turn {
     /// # Errors
     /// When the kernel gives no epoll, or the runtime's own refuses it.
     pub fn new(parts: TurnParts) -> std::io::Result<Turn> {
-        let TurnParts { shard, inbox, calls, interest, desk, wake, clock, stop } = parts;
-        let (reactor, sockets) = Reactor::new(Arc::clone(&desk.node.occupancy))?;
+        let TurnParts { shard, inbox, calls, interest, desk, wake, clock, drain_ticks } = parts;
+        let (reactor, sockets) = Reactor::new()?;
+        let ports = Ports::new(sockets, Arc::clone(&desk.node.admissions));
         let reactor = reactor.awaited()?;
         Ok(Turn {
             shard,
-            sockets,
+            ports,
             reactor,
             happened: Vec::new(),
             inbox,
@@ -88,19 +95,20 @@ impl Turn {
             wake,
             clock,
             turns: 0,
-            stop,
+            drain_ticks,
+            drain_end: None,
         })
     }
 
-    /// Turns until the node stops, then closes every stream.
+    /// Turns until the node has stopped.
     pub async fn run(mut self) {
-        while !self.stop.load(Ordering::Acquire) {
+        while !self.has_stopped() {
             self.turns += 1;
-            let mut busy = self.shard.advance(&mut self.sockets, self.clock.now_tick());
+            let mut busy = self.shard.advance(&mut self.ports, self.clock.now_tick());
             busy |= self.take_newcomers();
             busy |= self.pass_wishes();
             busy |= self.take_inbound();
-            busy |= self.shard.sweep(&mut self.sockets, SLICE_SENDS);
+            busy |= self.shard.sweep(&mut self.ports, SLICE_SENDS);
             self.shard.note_written(self.clock.now_us());
             busy |= self.poll_sockets();
             busy |= self.answer_calls();
@@ -110,17 +118,37 @@ impl Turn {
                 self.rest().await;
             }
         }
-        self.shard.close_all(&mut self.sockets);
+        self.shard.close_all(&mut self.ports);
+    }
+
+    /// True exactly when the node stops and nothing is left to wait for. Asked the first time, it
+    /// begins the drain: streams are asked to leave over most of the time, so that the last ones
+    /// still have some to take what they are told.
+    fn has_stopped(&mut self) -> bool {
+        if !self.desk.node.stop.is_set() {
+            return false;
+        }
+        let now = self.clock.now_tick();
+        let end = *self.drain_end.get_or_insert_with(|| {
+            self.shard.begin_drain(self.drain_ticks - self.drain_ticks / DRAIN_REST);
+            now + self.drain_ticks
+        });
+        let is_empty = self.shard.is_empty() && self.desk.tasks() == 0;
+        is_empty || now >= end
     }
 
     fn take_newcomers(&mut self) -> bool {
         let newcomers = self.desk.take_newcomers();
         let any = !newcomers.is_empty();
-        for Newcomer { socket, wants } in newcomers {
+        for Newcomer { port, place, wants } in newcomers {
+            let port = match port {
+                Arriving::Socket(socket) => self.ports.take_socket(socket, place),
+                Arriving::Body(pipe) => self.ports.take_body(pipe, place),
+            };
             if wants.topics.is_empty() {
-                self.shard.turn_away(&mut self.sockets, socket, wants.form, &wants.head, CloseReason::Limit);
+                self.shard.turn_away(&mut self.ports, port, wants.form, &wants.head, CloseReason::Limit);
             } else {
-                self.shard.join(&mut self.sockets, socket, &wants.topics, wants.form, &wants.head);
+                self.shard.join(&mut self.ports, port, &wants.topics, wants.form, &wants.head);
             }
         }
         any
@@ -155,7 +183,7 @@ impl Turn {
                 return before > 0;
             };
             self.held = match taken {
-                Taken::Message(message) => match self.shard.ingest(&mut self.sockets, message) {
+                Taken::Message(message) => match self.shard.ingest(&mut self.ports, message) {
                     Ingested::Done => None,
                     Ingested::Full(message) => Some(Taken::Message(message)),
                 },
@@ -174,6 +202,7 @@ impl Turn {
             Ok(events) => happened.extend(events),
             Err(error) => error!(%error, "epoll failed"),
         }
+        happened.extend(self.desk.take_happened());
         let any = !happened.is_empty();
         for (id, what) in happened.drain(..) {
             self.handle(id, what);
@@ -185,13 +214,13 @@ impl Turn {
     fn handle(&mut self, id: ConnId, what: Happened) {
         match what {
             Happened::Gone => {
-                self.shard.handle_gone(&mut self.sockets, id, crate::engine::CloseReason::Gone);
+                self.shard.handle_gone(&mut self.ports, id, CloseReason::Gone);
             }
-            Happened::Writable => self.shard.handle_writable(&mut self.sockets, id),
+            Happened::Writable => self.shard.handle_writable(&mut self.ports, id),
             Happened::Readable => {
-                let must_go = self.shard.port(id).and_then(|socket| self.sockets.discard(socket).err());
+                let must_go = self.shard.port(id).and_then(|port| self.ports.discard(port).err());
                 if let Some(reason) = must_go {
-                    self.shard.handle_gone(&mut self.sockets, id, reason);
+                    self.shard.handle_gone(&mut self.ports, id, reason);
                 }
             }
         }
@@ -237,7 +266,8 @@ impl Turn {
         if !self.inbox.arm() || !self.calls.arm() {
             return;
         }
-        let deadline = self.shard.next_deadline().map(|tick| self.clock.tick_at(tick).into());
+        let next = [self.shard.next_deadline(), self.drain_end].into_iter().flatten().min();
+        let deadline = next.map(|tick| self.clock.tick_at(tick).into());
         let timer = async move {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,

@@ -6,11 +6,12 @@ use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 
+use crate::edge::HEAD_BYTES_MAX;
+use crate::edge::admission::Admission;
 use crate::edge::desk::{Desk, Wants};
 use crate::edge::http::answer::Problem;
 use crate::edge::http::cors::Verdict;
 use crate::edge::http::{Outcome, body, fixed};
-use crate::edge::{Admission, HEAD_BYTES_MAX};
 use crate::frame::WireForm;
 use crate::frame::sse;
 use crate::topic::{Topic, TopicError};
@@ -26,9 +27,10 @@ pub async fn open(request: Request<Incoming>, desk: &Desk, admission: Admission)
         Method::HEAD => true,
         _ => return Err(Problem::method_not_allowed("GET, HEAD, OPTIONS")),
     };
-    let verdict = desk.node.origins.admit(request.headers());
-    let form = if request.version() == Version::HTTP_10 { WireForm::SsePlain } else { WireForm::SseChunked };
-    let topics = topics(request.uri().query().unwrap_or_default(), desk.node.limits.topics_per_stream_max)?;
+    let origin = desk.node.origins.admit(request.headers());
+    let is_http2 = request.version() == Version::HTTP_2;
+    let form = if request.version() == Version::HTTP_11 { WireForm::SseChunked } else { WireForm::SsePlain };
+    let topics = topics(request.uri().query().unwrap_or_default(), desk.node.topics_per_stream_max)?;
     if is_head {
         return Ok(Outcome::Answer(head_answer()));
     }
@@ -36,9 +38,9 @@ pub async fn open(request: Request<Incoming>, desk: &Desk, admission: Admission)
         // What the body says does not matter, but it must be read before the socket is ours.
         body::read(request.into_body(), HEAD_BYTES_MAX, "the body of a request for a stream", &desk.load).await?;
     }
-    let head = head(form, &verdict, &desk.date());
+    let head = if is_http2 { sse::heartbeat(form).to_vec() } else { head(form, &origin, &desk.date()) };
     let topics = if admission == Admission::TurnedAway { Vec::new() } else { topics };
-    Ok(Outcome::Stream(Wants { head, form, topics }))
+    Ok(Outcome::Stream(Wants { head, form, topics, origin }))
 }
 
 /// The stream's topics, each once. Other parameters are left to whoever put them there.
@@ -81,6 +83,14 @@ fn head_answer() -> crate::edge::http::answer::Answer {
     *answer.status_mut() = StatusCode::OK;
     answer.headers_mut().insert(hyper::header::CACHE_CONTROL, http::HeaderValue::from_static(CACHE_CONTROL));
     answer
+}
+
+/// A stream's headers where hyper writes them.
+pub(super) fn put_headers(headers: &mut http::HeaderMap, origin: &Verdict) {
+    headers.insert(hyper::header::CONTENT_TYPE, http::HeaderValue::from_static(CONTENT_TYPE));
+    headers.insert(hyper::header::CACHE_CONTROL, http::HeaderValue::from_static(CACHE_CONTROL));
+    headers.insert("x-accel-buffering", http::HeaderValue::from_static("no"));
+    origin.put_on(headers);
 }
 
 /// A stream's head, and the comment that makes proxies and clients see it at once.

@@ -12,7 +12,9 @@ pub mod answer;
 pub mod body;
 pub mod cors;
 pub mod events;
+mod http2;
 pub mod pages;
+mod rewind;
 pub mod topics;
 
 use std::cell::RefCell;
@@ -20,7 +22,6 @@ use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -30,9 +31,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::edge::desk::{Desk, Newcomer, Wants};
-use crate::edge::{Admission, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX, Occupancy};
+use crate::edge::admission::{Admission, Place};
+use crate::edge::desk::{Arriving, Desk, Newcomer, Wants};
+use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX};
 use answer::{Answer, Problem};
+use rewind::{Rewind, Speaks};
 
 /// After an answer that ends the connection, unread bytes of the request are thrown away for this
 /// long, and so many of them: closing with bytes unread would reset the connection and the answer with it.
@@ -55,27 +58,23 @@ pub enum Outcome {
     Stream(Wants),
 }
 
-/// A connection's place in the node's count; given up when dropped, unless it was parked.
-struct Place(Option<Arc<Occupancy>>);
-
-impl Place {
-    /// The connection is parked: the turn counts it off.
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(occupancy) = &self.0 {
-            occupancy.leave();
-        }
-    }
-}
-
 /// Serves one connection until it ends or becomes a stream.
-pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
-    let place = Place(Some(Arc::clone(&desk.node.occupancy)));
+pub async fn serve(socket: TcpStream, desk: Rc<Desk>, place: Place) {
+    let _task = desk.begin_task();
+    let recognised = tokio::select! {
+        recognised = tokio::time::timeout(HEAD_TIMEOUT, Rewind::recognise(socket)) => recognised,
+        () = desk.node.stop.wait() => return,
+    };
+    match recognised {
+        Ok(Some((Speaks::Http1, socket))) => serve_http1(socket, desk, place).await,
+        Ok(Some((Speaks::Http2, socket))) => http2::serve(socket, desk, place).await,
+        // It left, or said too little for too long.
+        Ok(None) | Err(_) => {}
+    }
+}
+
+async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
+    let admission = place.admission();
     let handover = Handover::default();
     let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission };
     let mut connection = http1::Builder::new()
@@ -85,14 +84,22 @@ pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(socket), service);
-    let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
-    let mut socket = connection.into_parts().io.into_inner();
+    let mut ended = None;
+    tokio::select! {
+        result = poll_fn(|context| connection.poll_without_shutdown(context)) => ended = Some(result),
+        () = desk.node.stop.wait() => Pin::new(&mut connection).graceful_shutdown(),
+    }
+    let ended = match ended {
+        Some(ended) => ended,
+        // The request under way is answered; an idle connection ends at once.
+        None => poll_fn(|context| connection.poll_without_shutdown(context)).await,
+    };
+    let mut socket = connection.into_parts().io.into_inner().into_inner();
     let wants = handover.borrow_mut().take();
     match (ended, wants) {
         (Err(error), Some(wants)) if error.is_user() => {
             if let Ok(socket) = socket.into_std() {
-                place.keep();
-                desk.hand_over(Newcomer { socket: OwnedFd::from(socket), wants });
+                desk.hand_over(Newcomer { port: Arriving::Socket(OwnedFd::from(socket)), place, wants });
             }
         }
         _ => {

@@ -59,7 +59,7 @@ impl Pages {
             source: self.source,
             shards: reports.len(),
             uptime_s: desk.node.clock.uptime_s(),
-            connections: desk.node.occupancy.len(),
+            connections: desk.node.admissions.len(),
             events_received: self.counters.iter().map(|one| one.events.load(Ordering::Relaxed)).sum(),
             deliveries: reports.iter().flatten().map(|report| report.counters.deliveries).sum(),
         }
