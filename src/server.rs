@@ -263,6 +263,7 @@ fn run_shard(setup: ShardSetup) -> io::Result<()> {
             peers: setup.peers,
             admissions: setup.admissions,
             topics_per_stream_max: setup.config.topics_per_stream_max,
+            heartbeat: Duration::from_millis(u64::from(setup.config.limits.heartbeat_ticks) * TICK_MS),
             stop: setup.stop,
             origins: setup.config.origins,
             pages: setup.pages,

@@ -10,6 +10,7 @@ mod demo;
 mod from_redis;
 mod heartbeats;
 mod house;
+mod http2;
 mod limits;
 mod order;
 mod publishing;

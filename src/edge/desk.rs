@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -48,6 +48,8 @@ pub struct Node {
     pub admissions: Arc<Admissions>,
     /// Topics per stream, see [`TOPICS_PER_STREAM_MAX`](crate::engine::policy::TOPICS_PER_STREAM_MAX).
     pub topics_per_stream_max: usize,
+    /// How often silent peers hear of the node.
+    pub heartbeat: Duration,
     /// Pages of other origins that may use this node.
     pub origins: Origins,
     /// The demo pages, if they are served.

@@ -57,6 +57,8 @@ struct State {
     wanted: Wanted,
     /// True exactly when the engine waits to be told that a piece is wanted.
     watched: bool,
+    /// True exactly when the last piece was less than the engine would have sent.
+    left: bool,
     /// True exactly when the engine has let go of the stream.
     ended: bool,
     /// True exactly when hyper has let go of the body.
@@ -91,11 +93,13 @@ impl Pipe {
             return Sent::Closed;
         }
         if state.wanted == Wanted::No {
+            state.left = true;
             return Sent::Part(0);
         }
         let taken = bytes.len().min(PIECE_BYTES_MAX);
         state.piece = Bytes::copy_from_slice(&bytes[..taken]);
         state.wanted = Wanted::No;
+        state.left = taken < bytes.len();
         state.wake();
         if taken == bytes.len() { Sent::All } else { Sent::Part(taken) }
     }
@@ -109,8 +113,8 @@ impl Pipe {
     pub fn end(&self) {
         let mut state = self.state.borrow_mut();
         state.ended = true;
-        // A blocked stream is cut off: its client would have to read to see a proper end.
-        let held = if state.watched { Held::Cut } else { Held::Until(Instant::now() + LAST_PIECE) };
+        // Who has not taken everything is cut off: its client would have to read to see a proper end.
+        let held = if state.left { Held::Cut } else { Held::Until(Instant::now() + LAST_PIECE) };
         self.leash.set(held);
         state.wake();
     }
@@ -157,7 +161,7 @@ impl Body for EventBody {
             state.waker = Some(context.waker().clone());
         }
         state.wanted = Wanted::Yes;
-        if let (true, Some(id)) = (std::mem::take(&mut state.watched), state.id) {
+        if let Some(id) = state.id.filter(|_| state.watched) {
             self.desk.tell(id, Happened::Writable);
         }
         Poll::Pending

@@ -3,6 +3,7 @@
 //! Nothing here sleeps for a fixed time: whoever waits, waits for a condition, up to [`PATIENCE`].
 
 pub mod fetch;
+pub mod http2;
 pub mod node;
 pub mod redis;
 pub mod server;

@@ -7,7 +7,8 @@
 //! Streams per connection are bounded, and each event stream takes a place on the node like a
 //! connection. Floods that cost the client nothing (resets, settings, pings, continuations, empty
 //! frames) are bounded by h2; a request that does not end is dropped after a minute, a connection
-//! without requests after [`IDLE`], one whose peer does not answer pings after [`PING_TIMEOUT`].
+//! without requests after [`IDLE`]. Peers are pinged as often as streams get heartbeats, and must
+//! answer in the same time.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -45,9 +46,6 @@ const HEADER_TABLE_BYTES: u32 = 4 << 10;
 const PENDING_RESETS_MAX: usize = 32;
 /// Errors of the client answered with a reset; then the connection ends.
 const ERROR_RESETS_MAX: usize = 128;
-/// A peer is pinged this often, and must answer within this time.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection without requests is ended after this long.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -67,8 +65,8 @@ pub(super) async fn serve(socket: Rewind, desk: Rc<Desk>, place: Place) {
         .max_send_buf_size(2 * PIECE_BYTES_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(ERROR_RESETS_MAX)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_interval(desk.node.heartbeat)
+        .keep_alive_timeout(desk.node.heartbeat)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     tokio::select! {

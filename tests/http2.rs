@@ -1,0 +1,276 @@
+//! HTTP/2 with prior knowledge: the same streams and answers, and bounds of its own.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::http2::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Http2, INITIAL_WINDOW_SIZE, PING, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, encode, field, request,
+};
+use crate::common::{Launch, Node, Stream, TestServer, Wire, get, wait_until};
+
+/// What curl, an implementation of others, gets: status and body.
+fn curl(server: &TestServer, path: &str, arguments: &[&str]) -> (String, String) {
+    let output = Command::new("curl")
+        .args([
+            "--silent",
+            "--http2-prior-knowledge",
+            "--max-time",
+            "10",
+            "--write-out",
+            "\n%{http_version} %{http_code}",
+        ])
+        .args(arguments)
+        .arg(format!("http://{}{path}", server.public))
+        .output()
+        .expect("these tests need curl");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
+/// Opens a stream and waits until it is open.
+fn open(connection: &mut Http2, query: &str) -> u32 {
+    let stream = connection.get(&format!("/events?{query}"));
+    assert_eq!(connection.status(stream), 200);
+    connection.take_until(stream, "\"resumed\":false}\n\n");
+    stream
+}
+
+#[test]
+fn an_independent_client_is_answered_as_over_http_1() {
+    let node = Node::embedded();
+    let ask = |path, arguments: &[&str]| curl(&node.server, path, arguments);
+    let (status, body) = ask("/topics/t", &["--data", "hello"]);
+    assert_eq!((status.as_str(), body.as_str()), ("2 202", r#"{"topic":"t","id":null}"#));
+    let (status, body) = ask("/events?topic=", &[]);
+    assert!(status == "2 400" && body.contains("error"), "{status} {body}");
+    assert_eq!(ask("/nothing", &[]).0, "2 404");
+    assert_eq!(ask("/events?topic=t", &["--head"]).0, "2 200");
+    let (status, body) = ask("/topics/t", &["--header", &format!("large: {}", "x".repeat(33 << 10))]);
+    assert!(status.ends_with("431") || status.ends_with("000"), "{status} {body}");
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_before_it_is_read() {
+    let node = Node::embedded();
+    let mut connection = Http2::connect(node.server.public);
+    let stream = connection.next_stream();
+    let head = [request("POST", "/topics/t"), field("content-length", "1048577")].concat();
+    connection.send(HEADERS, END_HEADERS, stream, &head);
+    let sentence = connection.take_until(stream, "}");
+    assert!(sentence.contains("at most 1048576 bytes"), "{sentence}");
+    let reset = connection.find(|frame| frame.stream == stream && frame.kind == RST_STREAM).unwrap();
+    assert_eq!(reset.payload, [0; 4], "NO_ERROR (RFC 9113, section 8.1)");
+}
+
+#[test]
+fn one_connection_carries_a_hundred_streams_beside_those_of_http_1() {
+    Node::each(|node| {
+        let mut plain = Stream::open(&node.server, "topic=t0&topic=all");
+        let mut connection = Http2::connect(node.server.public);
+        let streams: Vec<u32> = (0..100).map(|at| connection.get(&format!("/events?topic=t{at}&topic=all"))).collect();
+        for &stream in &streams {
+            connection.take_until(stream, "\"resumed\":false}\n\n");
+        }
+        let one_more = connection.get("/events?topic=t");
+        let refused = connection.find(|frame| frame.stream == one_more).unwrap();
+        assert_eq!((refused.kind, &refused.payload[..]), (RST_STREAM, &7u32.to_be_bytes()[..]), "REFUSED_STREAM");
+        node.publish("all", "to all");
+        node.publish("t7", "a\nb");
+        node.publish("all", "the end");
+        for (at, &stream) in streams.iter().enumerate() {
+            let between = if at == 7 { "data: a\ndata: b\n\n" } else { "" };
+            let all = format!("data: to all\n\n{between}data: the end\n\n");
+            assert_eq!(connection.take_until(stream, "the end\n\n").trim_start_matches(":\n"), all, "stream {at}");
+        }
+        assert_eq!([plain.next_data(), plain.next_data()], ["to all", "the end"]);
+        node.server.wait_metric("fanwheel_connections{transport=\"sse\"}", 101.0);
+        for &stream in &streams {
+            connection.send(RST_STREAM, 0, stream, &8u32.to_be_bytes());
+        }
+        node.server.wait_closed("gone", 100.0);
+        // The connection is as good as before.
+        let again = open(&mut connection, "topic=t");
+        node.publish("t", "again");
+        connection.take_until(again, "data: again\n\n");
+        drop(connection);
+        node.server.wait_closed("gone", 101.0);
+        node.server.wait_metric("fanwheel_connections{transport=\"sse\"}", 1.0);
+        node.server.wait_metric("fanwheel_connections{transport=\"http\"}", 0.0);
+    });
+}
+
+#[test]
+fn events_of_any_size_pass_a_small_window() {
+    let node = Node::embedded();
+    let mut connection = Http2::connect_with(Wire::connect(node.server.public), &[(INITIAL_WINDOW_SIZE, 10_000)]);
+    let stream = open(&mut connection, "topic=t");
+    let large = "x".repeat(1 << 20);
+    for data in ["first", &large, "last"] {
+        node.post("t", data);
+        assert_eq!(connection.take_until(stream, "\n\n").trim_start_matches(":\n"), format!("data: {data}\n\n"));
+    }
+}
+
+#[test]
+fn a_stream_with_a_closed_window_is_blocked_and_reset_at_the_deadline() {
+    let node = Node::embedded_as(Launch::serve().flag("--shards", "1").config("[limits]\nstall = '1s'\n"));
+    let mut reader = Stream::open(&node.server, "topic=t");
+    let mut connection = Http2::connect_with(Wire::connect(node.server.public), &[(INITIAL_WINDOW_SIZE, 2_000)]);
+    connection.polite = false;
+    let stuck = open(&mut connection, "topic=t");
+    let mut published = 0;
+    wait_until("the stream to be blocked", || {
+        node.post("t", format!("{published:<1000}"));
+        assert_eq!(reader.next_data().trim_end(), published.to_string());
+        published += 1;
+        node.server.metric("fanwheel_readers_blocked") > 0.0
+    });
+    assert!(published < 40, "{published} events of 1,000 bytes were taken before it was blocked");
+    let since = Instant::now();
+    let reset = connection.find(|frame| frame.stream == stuck && frame.kind == RST_STREAM).unwrap();
+    assert_eq!(reset.payload, 8u32.to_be_bytes(), "CANCEL");
+    assert!(since.elapsed() > Duration::from_millis(500), "{:?}", since.elapsed());
+    node.server.wait_closed("stalled", 1.0);
+    node.server.wait_metric("fanwheel_readers_blocked", 0.0);
+    // Others of the same connection are not concerned, nor is the node.
+    let other = open(&mut connection, "topic=u");
+    node.post("u", "for the other");
+    connection.take_until(other, "data: for the other\n\n");
+    node.post("t", "still");
+    assert_eq!(reader.next_data(), "still");
+}
+
+#[test]
+fn streams_count_like_connections() {
+    let node = Node::embedded_as(Launch::serve().config("[limits]\nconnections = 4\n"));
+    let mut connection = Http2::connect(node.server.public);
+    let admitted: Vec<u32> = (0..3).map(|_| open(&mut connection, "topic=t")).collect();
+    let surplus = connection.get("/events?topic=t");
+    let goodbye = connection.take_until(surplus, "}\n\n");
+    assert!(goodbye.contains("event: fanwheel.drain\nretry: ") && goodbye.contains("\"limit\""), "{goodbye}");
+    connection.wait_end(surplus);
+    connection.send(RST_STREAM, 0, admitted[0], &8u32.to_be_bytes());
+    node.server.wait_closed("gone", 1.0);
+    open(&mut connection, "topic=t");
+}
+
+#[test]
+fn a_peer_that_answers_no_pings_is_let_go() {
+    let node = Node::embedded_as(Launch::serve().config("[limits]\nheartbeat = '400ms'\n"));
+    let mut polite = Http2::connect(node.server.public);
+    let stream = open(&mut polite, "topic=t");
+    let polite = thread::spawn(move || polite.take_until(stream, "data: still here\n\n"));
+    let mut rude = Http2::connect(node.server.public);
+    open(&mut rude, "topic=t");
+    rude.polite = false;
+    rude.find(|frame| frame.kind == PING).expect("it is pinged");
+    while rude.next_frame().is_some() {}
+    node.server.wait_closed("gone", 1.0);
+    node.post("t", "still here");
+    polite.join().unwrap();
+}
+
+/// A flood: its name, and what it sends over and over.
+type Flood = (&'static str, fn(&mut Http2) -> Vec<u8>);
+
+/// Each costs its sender next to nothing.
+const FLOODS: [Flood; 9] = [
+    ("requests that are reset at once (CVE-2023-44487)", |connection| {
+        let stream = connection.next_stream();
+        let open = encode(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", "/events?topic=t"));
+        [open, encode(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
+    }),
+    ("requests whose window is overflown, so that the server resets them (CVE-2025-8671)", |connection| {
+        let stream = connection.next_stream();
+        let open = encode(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", "/events?topic=t"));
+        [open, encode(WINDOW_UPDATE, 0, stream, &i32::MAX.to_be_bytes())].concat()
+    }),
+    ("settings (CVE-2019-9515)", |_| encode(SETTINGS, 0, 0, &[])),
+    ("pings (CVE-2019-9512)", |_| encode(PING, 0, 0, &[0; 8])),
+    ("headers that never end (VU#421644)", |connection| {
+        let begin = if connection.next_stream() == 1 {
+            encode(HEADERS, END_STREAM, 1, &request("GET", "/topics/t"))
+        } else {
+            Vec::new()
+        };
+        [begin, encode(CONTINUATION, 0, 1, &field("filler", &"x".repeat(4 << 10)))].concat()
+    }),
+    ("empty data without end (CVE-2019-9518)", |connection| {
+        let begin = if connection.next_stream() == 1 {
+            encode(HEADERS, END_HEADERS, 1, &request("POST", "/topics/t"))
+        } else {
+            Vec::new()
+        };
+        [begin, encode(DATA, 0, 1, &[])].concat()
+    }),
+    ("windows of zero", |_| encode(WINDOW_UPDATE, 0, 0, &[0; 4])),
+    ("frames of unknown kinds", |_| encode(99, 0, 0, &[0; 1024])),
+    ("acknowledgements of nothing", |_| encode(SETTINGS, ACK, 0, &[])),
+];
+
+/// Bytes of the server's memory that are its own.
+fn memory(server: &TestServer) -> u64 {
+    get(server.admin, "/status").json()["memory_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn floods_end_the_connection_or_cost_nothing() {
+    let node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
+    let mut witness = Stream::open(&node.server, "topic=t");
+    let before = memory(&node.server);
+    for (name, frames) in FLOODS {
+        let mut connection = Http2::connect(node.server.public);
+        let mut sent = 0;
+        // 2 MiB, or until the server has had enough; its answers are not read.
+        while sent < 2 << 20 {
+            let burst: Vec<u8> = (0..200).flat_map(|_| frames(&mut connection)).collect();
+            sent += burst.len();
+            if connection.wire.try_send(&burst).is_err() {
+                break;
+            }
+        }
+        let grown = memory(&node.server).saturating_sub(before);
+        assert!(grown < 24 << 20, "{name}: {grown} bytes more after {sent} were sent");
+        node.post("t", name);
+        assert_eq!(witness.next_data(), name);
+        drop(connection);
+        node.server.wait_metric("fanwheel_connections{transport=\"http\"}", 0.0);
+    }
+    node.server.wait_metric("fanwheel_connections{transport=\"sse\"}", 1.0);
+}
+
+#[test]
+fn what_is_no_preface_is_http_1() {
+    let node = Node::embedded();
+    for begin in ["P", "PRI", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+        let mut wire = Wire::connect(node.server.public);
+        wire.send(begin.as_bytes());
+        wire.send(b"X / HTTP/1.1\r\nhost: test\r\n\r\n");
+        assert!(wire.take_head().status >= 400, "{begin}");
+    }
+    let mut wire = Wire::connect(node.server.public);
+    for byte in b"PUT /topics/t HTTP/1.1\r\nhost: test\r\n\r\n" {
+        wire.send(&[*byte]);
+    }
+    assert_eq!(wire.take_answer().status(), 405);
+}
+
+#[test]
+fn a_stop_ends_streams_and_connections_in_order() {
+    let node = Node::embedded();
+    let mut connection = Http2::connect(node.server.public);
+    let stream = open(&mut connection, "topic=t");
+    let client = thread::spawn(move || {
+        let goodbye = connection.take_until(stream, "}\n\n");
+        while connection.next_frame().is_some() {}
+        (goodbye, connection.goes_away)
+    });
+    let since = Instant::now();
+    node.server.stop();
+    assert!(since.elapsed() < Duration::from_secs(4), "everybody has left after {:?}", since.elapsed());
+    let (goodbye, told) = client.join().unwrap();
+    assert!(goodbye.contains("event: fanwheel.drain\nretry: ") && told, "{goodbye}");
+}
