@@ -107,6 +107,7 @@ fn the_ticker_tells_of_a_node_that_went_away_and_goes_on_when_it_is_back() {
     let server = launch().start();
     let mut page = open(&server);
     live(&mut page);
+    page.wait_text("[data-testid=rate-events]", "a rate", |text| text != "–");
     page.value("notReloaded = true");
     drop(server);
     page.wait_text(STATE, "something else than live", |text| text == "Reconnecting" || text == "Offline");
