@@ -11,8 +11,8 @@ const NOTICE: &str = "[data-testid=notice]";
 const SYMBOLS: &str = "[data-testid=rows] tr th";
 const PRICES: &str = "[data-testid=rows] tr .price";
 
-/// A telephone and a desktop: width, height.
-const SIZES: [(u32, u32); 2] = [(390, 844), (1440, 900)];
+/// A small telephone, a telephone and a desktop: width, height.
+const SIZES: [(u32, u32); 3] = [(320, 568), (390, 844), (1440, 900)];
 /// Changes of prices must not push anything about. 0.1 is what is widely held to be good.
 const SHIFT_MAX: f64 = 0.02;
 
