@@ -2,6 +2,7 @@
 //!
 //! Nothing here sleeps for a fixed time: whoever waits, waits for a condition, up to [`PATIENCE`].
 
+pub mod browser;
 pub mod fetch;
 pub mod http2;
 pub mod node;
@@ -12,6 +13,7 @@ pub mod wire;
 
 use std::time::{Duration, Instant};
 
+pub use browser::{Complaint, Page};
 pub use fetch::{Answer, get, post, request};
 pub use node::Node;
 pub use redis::{RedisServer, Resp};

@@ -118,7 +118,7 @@ impl Drop for RedisServer {
 }
 
 /// A port nobody listens at just now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let span = PORTS.end - PORTS.start;
     loop {
         let step = NEXT_PORT.fetch_add(1, Ordering::Relaxed);

@@ -28,6 +28,7 @@ struct Node<'a> {
     symbols: &'a [&'static str],
     version: &'static str,
     source: &'static str,
+    source_connected: bool,
     shards: usize,
     uptime_s: u64,
     connections: usize,
@@ -57,6 +58,10 @@ impl Pages {
             symbols: &self.symbols,
             version: env!("CARGO_PKG_VERSION"),
             source: self.source,
+            // A shard that does not answer cannot be said to be connected.
+            source_connected: reports
+                .iter()
+                .all(|one| one.as_ref().is_some_and(|report| report.gauges.source_connected)),
             shards: reports.len(),
             uptime_s: desk.node.clock.uptime_s(),
             connections: desk.node.admissions.len(),
