@@ -1,4 +1,7 @@
 //! HTTP/2 with prior knowledge: the same streams and answers, and bounds of its own.
+//!
+//! `FANWHEEL_TEST_HTTP2_CONNECTIONS` is the number of connections whose memory is measured, with a
+//! stream each, and again with a hundred each on a hundredth of them.
 
 use std::process::Command;
 use std::thread;
@@ -273,4 +276,43 @@ fn a_stop_ends_streams_and_connections_in_order() {
     assert!(since.elapsed() < Duration::from_secs(4), "everybody has left after {:?}", since.elapsed());
     let (goodbye, told) = client.join().unwrap();
     assert!(goodbye.contains("event: fanwheel.drain\nretry: ") && told, "{goodbye}");
+}
+
+/// The server's memory that is its own share, in bytes.
+fn pss(server: &TestServer) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Pss:")).expect("it names it");
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
+}
+
+/// Opens connections with so many streams each; gives the server's growth per connection.
+fn growth(connections: usize, streams: usize) -> f64 {
+    let node = Node::embedded_as(Launch::serve().flag("--shards", "2"));
+    drop(Http2::connect(node.server.public));
+    let before = pss(&node.server);
+    let mut open: Vec<Http2> = Vec::new();
+    for _ in 0..connections {
+        let mut connection = Http2::connect(node.server.public);
+        let opened: Vec<u32> = (0..streams).map(|_| connection.get("/events?topic=t")).collect();
+        opened.iter().for_each(|&stream| drop(connection.take_until(stream, "\"resumed\":false}\n\n")));
+        open.push(connection);
+    }
+    node.post("t", "to all");
+    for connection in &mut open {
+        (0..streams).for_each(|at| drop(connection.take_until(1 + 2 * at as u32, "data: to all\n\n")));
+    }
+    (pss(&node.server) - before) / connections as f64
+}
+
+#[test]
+fn an_idle_stream_and_its_connection_stay_small() {
+    let count: usize =
+        std::env::var("FANWHEEL_TEST_HTTP2_CONNECTIONS").map_or(200, |text| text.parse().expect("a number"));
+    let alone = growth(count, 1);
+    let together = growth(count.div_ceil(100), 100) / 100.0;
+    println!(
+        "{count} connections: {alone:.0} bytes each with a stream; {together:.0} bytes a stream, a hundred on each"
+    );
+    assert!(alone < 48.0 * 1024.0, "{alone} bytes a connection");
+    assert!(together < 16.0 * 1024.0, "{together} bytes a stream");
 }

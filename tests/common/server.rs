@@ -187,12 +187,25 @@ impl TestServer {
         self.log.lock().unwrap().clone()
     }
 
-    /// Asks it to end; it must do so with success.
-    pub fn stop(mut self) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).unwrap();
-        let ended = wait_for_exit(&mut self.child).expect("SIGTERM ends the server");
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    }
+
+    /// Waits until it has ended, which it must do with success.
+    pub fn wait_exit(&mut self) {
+        let ended = wait_for_exit(&mut self.child).expect("it was asked to end");
         assert_eq!(ended.code(), Some(0), "{}", self.log());
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn stop(mut self) {
+        self.terminate();
+        self.wait_exit();
     }
 }
 
