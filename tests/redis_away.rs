@@ -184,6 +184,7 @@ fn limited(redis: &RedisServer) -> TestServer {
         b"+@all",
         b"resetchannels",
         b"&fanwheel:ok*",
+        b"&fanwheel:$probe:*",
     ]);
     let url = format!("redis://limited:pw@{}", redis.address);
     Launch::serve().flag("--shards", "1").flag("--redis", &url).start()

@@ -24,7 +24,7 @@ use crate::edge::{HEAD_TIMEOUT, Occupancy};
 use crate::engine::wheel::TICK_MS;
 use crate::engine::{CloseReason, Counters};
 use crate::frame::sse::ResetReason;
-use crate::metrics::{Page, SourceCounters};
+use crate::metrics::{Page, SourceCounters, Told};
 
 /// Connections served at once; an operator's tools need few.
 const CONNECTIONS_MAX: usize = 64;
@@ -70,6 +70,10 @@ struct Redis<'a> {
     source: &'a str,
     connected: bool,
     reconnects: u64,
+    /// `null` for the embedded broker, and while nothing is known.
+    version: Option<String>,
+    role: Option<String>,
+    last_error: Option<String>,
 }
 
 /// Serves until it is dropped.
@@ -114,7 +118,7 @@ async fn answer(request: Request<Incoming>, admin: &Admin) -> Result<Answer, std
     Ok(match path {
         "/metrics" => admin.metrics(&reports),
         "/healthz" => health(&reports),
-        "/readyz" => readiness(&reports),
+        "/readyz" => readiness(&reports, &admin.sources),
         _ => admin.status(&reports),
     })
 }
@@ -129,19 +133,21 @@ fn health(reports: &[Option<Box<Report>>]) -> Answer {
 }
 
 /// 200 when streams can be opened and will be fed.
-fn readiness(reports: &[Option<Box<Report>>]) -> Answer {
+fn readiness(reports: &[Option<Box<Report>>], sources: &[Arc<SourceCounters>]) -> Answer {
     let mut reasons = Vec::new();
-    for (shard, report) in reports.iter().enumerate() {
+    for (shard, (report, source)) in reports.iter().zip(sources).enumerate() {
         match report {
             None => reasons.push(format!("shard {shard} does not turn")),
-            Some(report) if !report.gauges.source_connected => {
-                reasons.push(format!("shard {shard} has no connection to its source"));
-            }
-            Some(report) => {
-                let refused_ms = report.gauges.refused_ticks.map(|ticks| u64::from(ticks) * TICK_MS);
-                if refused_ms.is_some_and(|ms| ms < REFUSAL_RED_MS) {
-                    reasons.push(format!("the source refused shard {shard} a subscription"));
-                }
+            Some(report) => match (source.told().trouble, report.gauges.source_connected) {
+                (Some(trouble), _) => reasons.push(format!("shard {shard} is not fed by its source: {trouble}")),
+                (None, false) => reasons.push(format!("shard {shard} is not fed by its source")),
+                (None, true) => {}
+            },
+        }
+        if let Some(report) = report {
+            let refused_ms = report.gauges.refused_ticks.map(|ticks| u64::from(ticks) * TICK_MS);
+            if refused_ms.is_some_and(|ms| ms < REFUSAL_RED_MS) {
+                reasons.push(format!("the source refused shard {shard} a subscription"));
             }
         }
     }
@@ -153,7 +159,10 @@ fn readiness(reports: &[Option<Box<Report>>]) -> Answer {
 impl Admin {
     fn status(&self, reports: &[Option<Box<Report>>]) -> Answer {
         let present = || reports.iter().flatten();
-        let connected = present().count() == reports.len() && present().all(|report| report.gauges.source_connected);
+        let told: Vec<Told> = self.sources.iter().map(|source| source.told()).collect();
+        let connected = present().count() == reports.len()
+            && present().all(|report| report.gauges.source_connected)
+            && told.iter().all(|told| told.trouble.is_none());
         let reconnects = self.sources.iter().map(|source| source.reconnects.load(Ordering::Relaxed)).sum();
         let status = Status {
             version: env!("CARGO_PKG_VERSION"),
@@ -161,7 +170,14 @@ impl Admin {
             shards: reports.len(),
             connections: self.occupancy.len(),
             topics: present().map(|report| report.gauges.topics).sum(),
-            redis: Redis { source: &self.source, connected, reconnects },
+            redis: Redis {
+                source: &self.source,
+                connected,
+                reconnects,
+                version: told.iter().find_map(|told| told.version.clone()),
+                role: told.iter().find_map(|told| told.role.clone()),
+                last_error: told.iter().find_map(|told| told.trouble.clone().or(told.last_error.clone())),
+            },
             memory_bytes: resident_bytes(),
             events: present().map(|report| report.counters.events).sum(),
             deliveries: present().map(|report| report.counters.deliveries).sum(),
