@@ -14,6 +14,8 @@ mod limits;
 mod order;
 mod publishing;
 mod redis_away;
+mod redis_faults;
+mod redis_kinds;
 mod simulation;
 mod slow_readers;
 mod streams;

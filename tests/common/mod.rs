@@ -3,7 +3,9 @@
 //! Nothing here sleeps for a fixed time: whoever waits, waits for a condition, up to [`PATIENCE`].
 
 pub mod fetch;
+pub mod load;
 pub mod node;
+pub mod proxy;
 pub mod redis;
 pub mod server;
 pub mod sse;
@@ -12,7 +14,9 @@ pub mod wire;
 use std::time::{Duration, Instant};
 
 pub use fetch::{Answer, get, post, request};
+pub use load::Load;
 pub use node::Node;
+pub use proxy::Proxy;
 pub use redis::{RedisServer, Resp};
 pub use server::{Launch, TestServer};
 pub use sse::{Event, Item, Stream};

@@ -1,20 +1,23 @@
-//! When to probe a subscriber connection, and when to give it up. Pure: time and signs come in.
+//! When to probe a subscriber connection, when to doubt it, and when to give it up. Pure: time and
+//! signs come in.
 //!
 //! A probe is a number, published over the publisher's link on a channel of this shard's own, that
-//! must come back as a push on the subscriber connection. Any push proves that the connection is
-//! alive; only the probe itself proves that what this node publishes reaches it.
+//! must come back as a push on the subscriber connection.
 //!
 //! ```text
-//!  last push ──silence──► probe sent ──patience / 2──► sent again, over a new link ──patience / 2──► given up
+//!  probe back ──interval──► next sent ──patience / 2──► again, over a new link ──patience / 2──► given up,
+//!                                                        or doubted, while other pushes come
 //! ```
 //!
-//! What always holds: a connection that Redis says nothing on is given up [`IDLE_BOUND`] after it
-//! fell silent, or [`ACTIVE_BOUND`] when the shard published or received an event in the
+//! What always holds: when nothing comes back on a connection, it is given up [`IDLE_BOUND`] after the
+//! fault began, or [`ACTIVE_BOUND`] when the shard published or received an event in the
 //! [`ACTIVE_BEFORE`] before; an answer that takes half a second changes nothing; a link that breaks
-//! costs no connection.
+//! costs no connection. Any push proves that the connection is alive: while they come it is kept and
+//! its streams are fed, and only readiness says that the probe is away.
 //!
 //! Under overload: time is counted only while the thread was there to listen ([`HELD_UP`]). A starved
-//! machine, or a node that was stopped, does not hold its own silence against Redis.
+//! machine, or a node that was stopped, does not hold its own silence against Redis. A probe waits
+//! behind all that was published before it; as long as that comes, nobody is in a hurry.
 //!
 //! Not chosen: PING on the publisher's link (a subscriber connection can be deaf while it is
 //! answered), and a probe published on the subscriber connection itself (after a failover behind
@@ -27,22 +30,19 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// The longest time between two ticks that counts: beyond it the thread itself was held up.
 const HELD_UP: Duration = TICK.saturating_mul(2);
 
-/// How long silence is listened to, and how long a probe may be away.
+/// From one probe to the next, and how long one may be away.
 #[derive(Debug, Clone, Copy)]
 struct Schedule {
-    silence: Duration,
+    interval: Duration,
     patience: Duration,
 }
 
 /// Nobody needs the connection just now.
-const IDLE: Schedule = Schedule { silence: Duration::from_millis(2_000), patience: Duration::from_millis(2_500) };
-/// Somebody would miss something.
-const ACTIVE: Schedule = Schedule { silence: Duration::from_millis(400), patience: Duration::from_millis(1_300) };
-/// Also while pushes come, a probe goes out this often: it keeps watch over the publisher's link and
-/// over what the servers say of their role.
-const EVERY: Duration = Duration::from_millis(2_000);
-/// Pushes come and the probe does not: the subscriber connection is alive, but on another server
-/// than the one that the URL leads to. Long, because a probe waits behind everything that was published before it.
+const IDLE: Schedule = Schedule { interval: Duration::from_millis(2_000), patience: Duration::from_millis(2_500) };
+/// Somebody would miss something. Two and a half probes a second cost nothing beside the events.
+const ACTIVE: Schedule = Schedule { interval: Duration::from_millis(400), patience: Duration::from_millis(1_300) };
+/// Pushes come, Redis has taken the probe on a new link, and it does not come: the subscriber connection
+/// leads to another server than the URL does now. Long, because the probe may wait behind a backlog.
 const ASTRAY: Duration = Duration::from_secs(10);
 
 /// A fault on an idle shard is noticed within this: 2 s + 2.5 s + two ticks = 4.7 s.
@@ -56,7 +56,7 @@ const ACTIVE_FOR: Duration = Duration::from_secs(5);
 /// A Redis that pauses for this long is slow, not away.
 const SLOW: Duration = Duration::from_millis(500);
 
-// One tick until the silence is seen, one until the patience is; each may come late by its own length.
+// One tick until the interval is seen to be over, one until the patience is.
 const _: () = assert!(fits(IDLE, IDLE_BOUND) && fits(ACTIVE, ACTIVE_BOUND));
 // A pause of Redis neither ends the connection nor costs the publisher its link.
 const _: () = assert!(SLOW.as_millis() < ACTIVE.patience.as_millis() / 2);
@@ -64,7 +64,7 @@ const _: () = assert!(ACTIVE_BEFORE.as_millis() + ACTIVE_BOUND.as_millis() <= AC
 const _: () = assert!(ASTRAY.as_millis() > IDLE.patience.as_millis());
 
 const fn fits(schedule: Schedule, bound: Duration) -> bool {
-    schedule.silence.as_millis() + schedule.patience.as_millis() + 2 * TICK.as_millis() <= bound.as_millis()
+    schedule.interval.as_millis() + schedule.patience.as_millis() + 2 * TICK.as_millis() <= bound.as_millis()
 }
 
 /// The probes of one connection. See the module.
@@ -89,6 +89,8 @@ struct Away {
     since: Duration,
     /// True exactly when it was sent again, over a new link.
     repeated: bool,
+    /// True exactly when the operator was told.
+    doubted: bool,
 }
 
 /// What was seen since the tick before.
@@ -100,6 +102,8 @@ pub struct Signs {
     pub active: bool,
     /// The highest probe that has come back on this connection.
     pub returned: u64,
+    /// Redis has answered the latest sending of a probe.
+    pub answered: bool,
 }
 
 /// What is to be done.
@@ -111,6 +115,10 @@ pub enum Step {
     Send(u64),
     /// Send it again, over a new link.
     Repeat(u64),
+    /// Say that the probe has been away for this long, though pushes come.
+    Doubt(Duration),
+    /// Say that it is back after all.
+    Trust,
     /// Give the connection up: the probe was away for this long.
     GiveUp(Duration),
 }
@@ -132,33 +140,37 @@ impl Probe {
         if signs.active {
             self.active = Some(self.now);
         }
-        if signs.returned >= self.number {
-            self.away = None;
-        }
         let active = self.active.is_some_and(|active| self.now - active < ACTIVE_FOR);
-        self.step(if active { ACTIVE } else { IDLE })
+        let schedule = if active { ACTIVE } else { IDLE };
+        match self.away.take() {
+            Some(away) if signs.returned < self.number => self.wait_for(away, schedule, signs.answered),
+            Some(Away { doubted: true, .. }) => Step::Trust,
+            _ if self.now - self.sent < schedule.interval => Step::Wait,
+            _ => {
+                self.number += 1;
+                self.sent = self.now;
+                self.away = Some(Away { since: self.now, repeated: false, doubted: false });
+                Step::Send(self.number)
+            }
+        }
     }
 
-    fn step(&mut self, schedule: Schedule) -> Step {
-        let Some(away) = &mut self.away else {
-            if self.now - self.heard < schedule.silence && self.now - self.sent < EVERY {
-                return Step::Wait;
-            }
-            self.number += 1;
-            self.sent = self.now;
-            self.away = Some(Away { since: self.now, repeated: false });
-            return Step::Send(self.number);
-        };
+    fn wait_for(&mut self, mut away: Away, schedule: Schedule, answered: bool) -> Step {
         let waited = self.now - away.since;
         let silent = self.now - self.heard.max(away.since);
-        if silent >= schedule.patience || waited >= ASTRAY {
-            return Step::GiveUp(waited);
-        }
-        if !away.repeated && (silent >= schedule.patience / 2 || waited >= ASTRAY / 2) {
+        let step = if silent >= schedule.patience || (waited >= ASTRAY && away.repeated && answered) {
+            Step::GiveUp(waited)
+        } else if waited >= schedule.patience / 2 && !away.repeated {
             away.repeated = true;
-            return Step::Repeat(self.number);
-        }
-        Step::Wait
+            Step::Repeat(self.number)
+        } else if waited >= schedule.patience && !away.doubted {
+            away.doubted = true;
+            Step::Doubt(waited)
+        } else {
+            Step::Wait
+        };
+        self.away = Some(away);
+        step
     }
 }
 
@@ -200,7 +212,7 @@ mod tests {
             let mut probe = Probe::after(1);
             probe.handle_tick(TICK, Signs { active: true, ..Signs::default() });
             while probe.now < before + TICK {
-                probe.handle_tick(TICK, Signs { pushed: true, returned: u64::MAX, active: false });
+                probe.handle_tick(TICK, Signs { pushed: true, returned: u64::MAX, ..Signs::default() });
             }
             let begun = probe.now;
             while !matches!(next(&mut probe, quiet).1, Step::GiveUp(_)) {}
@@ -213,7 +225,7 @@ mod tests {
         let mut probe = Probe::after(1);
         for number in 2..50 {
             assert_eq!(next(&mut probe, quiet).1, Step::Send(number));
-            let step = probe.handle_tick(TICK, Signs { pushed: true, returned: number, active: false });
+            let step = probe.handle_tick(TICK, Signs { pushed: true, returned: number, ..Signs::default() });
             assert_eq!(step, Step::Wait);
         }
     }
@@ -221,7 +233,7 @@ mod tests {
     #[test]
     fn a_redis_that_is_slow_is_left_in_peace() {
         let mut probe = Probe::after(1);
-        let busy = |number| move |_| Signs { active: true, pushed: false, returned: number };
+        let busy = |number| move |_| Signs { active: true, returned: number, ..Signs::default() };
         assert_eq!(next(&mut probe, busy(1)).1, Step::Send(2));
         for _ in 0..SLOW.as_millis() / TICK.as_millis() {
             assert_eq!(probe.handle_tick(TICK, Signs { active: true, ..Signs::default() }), Step::Wait);
@@ -230,12 +242,28 @@ mod tests {
     }
 
     #[test]
-    fn pushes_prove_life_but_not_for_ever_that_the_publisher_s_link_leads_here() {
+    fn while_pushes_come_a_probe_that_does_not_is_doubted_in_time_and_costs_nothing() {
         let mut probe = Probe::after(1);
-        let pushed = |_| Signs { pushed: true, ..Signs::default() };
-        assert_eq!(next(&mut probe, pushed), (EVERY, Step::Send(2)));
-        assert_eq!(next(&mut probe, pushed), (ASTRAY / 2, Step::Repeat(2)));
-        assert_eq!(next(&mut probe, pushed), (ASTRAY / 2, Step::GiveUp(ASTRAY)));
+        let pushed = |returned| move |_| Signs { pushed: true, active: true, returned, answered: false };
+        assert_eq!(next(&mut probe, pushed(1)), (ACTIVE.interval, Step::Send(2)));
+        let (repeated, step) = next(&mut probe, pushed(1));
+        assert_eq!(step, Step::Repeat(2));
+        let (doubted, step) = next(&mut probe, pushed(1));
+        assert_eq!(step, Step::Doubt(ACTIVE.patience));
+        assert!(ACTIVE.interval + repeated + doubted <= ACTIVE_BOUND);
+        for _ in 0..1_000 {
+            assert_eq!(probe.handle_tick(TICK, pushed(1)(TICK)), Step::Wait, "the link may be broken");
+        }
+        assert_eq!(probe.handle_tick(TICK, pushed(2)(TICK)), Step::Trust);
+        assert_eq!(next(&mut probe, pushed(2)).1, Step::Send(3));
+    }
+
+    #[test]
+    fn a_probe_that_redis_took_and_that_does_not_come_means_that_it_was_another_redis() {
+        let mut probe = Probe::after(1);
+        let astray = |_| Signs { pushed: true, answered: true, ..Signs::default() };
+        let steps = [0; 4].map(|_| next(&mut probe, astray).1);
+        assert_eq!(steps, [Step::Send(2), Step::Repeat(2), Step::Doubt(IDLE.patience), Step::GiveUp(ASTRAY)]);
     }
 
     #[test]

@@ -206,7 +206,7 @@ impl Subscriber {
         tokio::select! {
             proven = tokio::time::timeout(PROOF_TIMEOUT, self.prove(&mut connection, seen)) => match proven {
                 Ok(proven) => proven?,
-                Err(_) => return Err(self.publisher.trouble().unwrap_or(Trouble::ProbeLost(PROOF_TIMEOUT))),
+                Err(_) => return Err(self.lost(PROOF_TIMEOUT)),
             },
             () = seen.ended.notified() => return Err(closed()),
         }
@@ -236,11 +236,11 @@ impl Subscriber {
     /// The life of a connection, as the engine and the operator are told of it.
     async fn live(&self, connection: MultiplexedConnection, server: &Server, seen: &Seen) -> Trouble {
         info!(shard = self.shard, redis = self.config.shown, version = server.version, "subscriber connected");
-        self.counters.tell_connected(server.version.clone(), server.role_name().to_owned());
+        self.tell_connected(server);
         self.tell(Inbound::Connected(self.generation.load(Ordering::Relaxed))).await;
         let trouble = tokio::select! {
             trouble = self.pass_wishes(connection.clone()) => trouble,
-            trouble = self.watch(connection, seen) => trouble,
+            trouble = self.watch(connection, server, seen) => trouble,
             () = seen.ended.notified() => closed(),
         };
         self.generation.fetch_add(1, Ordering::Relaxed);
@@ -250,6 +250,10 @@ impl Subscriber {
         warn!(shard = self.shard, redis = self.config.shown, why, "subscriber connection lost");
         self.tell(Inbound::Disconnected).await;
         trouble
+    }
+
+    fn tell_connected(&self, server: &Server) {
+        self.counters.tell_connected(server.version.clone(), server.role_name().to_owned());
     }
 
     /// Passes wishes on until the connection is of no use.
@@ -266,7 +270,7 @@ impl Subscriber {
     }
 
     /// Probes the connection until a probe does not come back.
-    async fn watch(&self, connection: MultiplexedConnection, seen: &Seen) -> Trouble {
+    async fn watch(&self, connection: MultiplexedConnection, server: &Server, seen: &Seen) -> Trouble {
         let channel = self.config.probe_channel(self.shard);
         let mut probe = Probe::after(self.probed.get());
         let mut sending = None;
@@ -286,17 +290,34 @@ impl Subscriber {
             }
             let (elapsed, now) = (last.elapsed(), self.count(seen));
             last += elapsed;
-            let signs = Signs { pushed: now.0 != before.0, active: now.1 != before.1, returned: now.2 };
+            let (pushed, active) = (now.0 != before.0, now.1 != before.1);
             before = now;
+            let signs = Signs { pushed, active, returned: now.2, answered: sending.is_none() };
             let (number, renewed) = match probe.handle_tick(elapsed, signs) {
                 Step::Wait => continue,
                 Step::Send(number) => (number, false),
                 Step::Repeat(number) => (number, true),
-                Step::GiveUp(waited) => return self.publisher.trouble().unwrap_or(Trouble::ProbeLost(waited)),
+                Step::Doubt(waited) => {
+                    let why = self.lost(waited).sentence(&self.config.shown);
+                    warn!(shard = self.shard, redis = self.config.shown, why, "events come, a probe does not");
+                    self.counters.tell_trouble(why);
+                    continue;
+                }
+                Step::Trust => {
+                    info!(shard = self.shard, redis = self.config.shown, "the probe has come back");
+                    self.tell_connected(server);
+                    continue;
+                }
+                Step::GiveUp(waited) => return self.lost(waited),
             };
             self.probed.set(number);
             sending = Some(Box::pin(self.send_probe(connection.clone(), &channel, number, renewed)));
         }
+    }
+
+    /// Why a probe is away: it could not be sent, or it was.
+    fn lost(&self, waited: Duration) -> Trouble {
+        self.publisher.trouble().unwrap_or(Trouble::ProbeLost(waited))
     }
 
     /// Pushes seen, events published or received, highest probe that came back.
