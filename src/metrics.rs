@@ -1,6 +1,7 @@
 //! Numbers: a histogram that costs one addition, and the page a scraper reads. A leaf anyone may use.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -74,9 +75,53 @@ pub struct SourceCounters {
     pub too_large: AtomicU64,
     /// Envelopes that could not be read and were delivered as plain data.
     pub malformed: AtomicU64,
+    /// What the source says of itself. A lock, because words have no atomic; it is taken when the
+    /// state changes and when an operator asks, never on an event's way.
+    told: Mutex<Told>,
+}
+
+/// What a shard's source says of itself, for operators.
+#[derive(Debug, Default, Clone)]
+pub struct Told {
+    /// Why the shard is not fed now; `None` exactly when it is.
+    pub trouble: Option<String>,
+    /// The trouble there was last.
+    pub last_error: Option<String>,
+    /// The server's version, once known.
+    pub version: Option<String>,
+    /// The server's role, while the shard is fed by it.
+    pub role: Option<String>,
 }
 
 impl SourceCounters {
+    /// What it says now.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        self.lock().clone()
+    }
+
+    /// The shard is not fed yet, and nothing is wrong with that.
+    pub fn tell_waiting(&self, sentence: String) {
+        self.lock().trouble = Some(sentence);
+    }
+
+    /// The shard is not fed.
+    pub fn tell_trouble(&self, sentence: String) {
+        let mut told = self.lock();
+        (told.last_error, told.trouble, told.role) = (Some(sentence.clone()), Some(sentence), None);
+    }
+
+    /// The shard is fed, by this server.
+    pub fn tell_connected(&self, version: String, role: String) {
+        let mut told = self.lock();
+        (told.version, told.role, told.trouble) = (Some(version), Some(role), None);
+    }
+
+    /// Nothing is left half written in it: what a thread that panicked left is good.
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds one.
     pub fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);

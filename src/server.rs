@@ -46,7 +46,7 @@ use crate::shutdown::{self, Signals, Stop};
 use crate::source::memory::{Handle, Sequencer};
 use crate::source::redis::publisher::Publisher;
 use crate::source::redis::subscriber::Subscriber;
-use crate::source::redis::{RedisConfig, RedisProblem};
+use crate::source::redis::{Found, RedisConfig, RedisProblem};
 use crate::topic::Topic;
 
 /// How long the shards may take to end, beyond the drain.
@@ -124,8 +124,8 @@ pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), Ser
         let user_timeout = USER_TIMEOUT_MIN.max(config.limits.stall() + USER_TIMEOUT_MARGIN);
         let public = bind(config.listen, config.shards, "--listen", user_timeout)?;
         let admin = bind(config.admin_listen, 1, "--admin-listen", user_timeout)?.remove(0);
-        let away = match &redis {
-            Some(redis) => redis.check().await?,
+        let found = match &redis {
+            Some(redis) => Some((redis.shown.as_str(), redis.check().await?)),
             None => None,
         };
         let room = descriptors.saturating_sub(DESCRIPTOR_RESERVE);
@@ -143,7 +143,7 @@ pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), Ser
         drop(ended);
         let admin = tokio::net::TcpListener::from_std(admin)?;
         tokio::task::spawn_local(admin::serve(admin, Arc::new(admin_state)));
-        let source = source_line(redis.as_ref(), away.as_deref());
+        let source = source_line(found.as_ref());
         say(&banner(&config, addresses, descriptors, connections_max, &source));
         tokio::select! {
             signal = signals.next() => info!(signal, drain = ?config.drain, "stopping; a second signal ends at once"),
@@ -318,10 +318,12 @@ fn from_redis(
     needed: &mut JoinSet<()>,
 ) -> (Rc<dyn Publish>, Box<dyn Interest>) {
     let counters = Arc::clone(&setup.counters[setup.index]);
-    let subscriber = Subscriber::new(setup.index, redis.clone(), Arc::clone(inbox), counters, setup.clock);
+    let publisher = Publisher::new(redis.clone());
+    let inbox = Arc::clone(inbox);
+    let subscriber = Subscriber::new(setup.index, redis, inbox, counters, setup.clock, publisher.clone());
     let wishes = subscriber.wishes();
     needed.spawn_local(subscriber.run());
-    (Rc::new(Publisher::new(redis)), Box::new(wishes))
+    (Rc::new(publisher), Box::new(wishes))
 }
 
 /// Publishes quotes until the node stops.
@@ -382,11 +384,11 @@ fn raise_descriptor_limit() -> usize {
 }
 
 /// What feeds the node, as its operator is told at start.
-fn source_line(redis: Option<&RedisConfig>, away: Option<&str>) -> String {
-    match (redis, away) {
-        (None, _) => "embedded broker: events live in this process only (--redis URL joins several nodes)".to_owned(),
-        (Some(redis), None) => redis.shown.clone(),
-        (Some(redis), Some(why)) => format!("{} (NOT CONNECTED: {why}; trying on)", redis.shown),
+fn source_line(found: Option<&(&str, Found)>) -> String {
+    match found {
+        None => "embedded broker: events live in this process only (--redis URL joins several nodes)".to_owned(),
+        Some((redis, Found::Ready(what))) => format!("{redis} ({what})"),
+        Some((redis, Found::NotYet(why))) => format!("{redis} (NOT CONNECTED: {why}; trying on)"),
     }
 }
 

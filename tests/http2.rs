@@ -278,18 +278,11 @@ fn a_stop_ends_streams_and_connections_in_order() {
     assert!(goodbye.contains("event: fanwheel.drain\nretry: ") && told, "{goodbye}");
 }
 
-/// The server's memory that is its own share, in bytes.
-fn pss(server: &TestServer) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).unwrap();
-    let line = text.lines().find(|line| line.starts_with("Pss:")).expect("it names it");
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
-}
-
 /// Opens connections with so many streams each; gives the server's growth per connection.
 fn growth(connections: usize, streams: usize) -> f64 {
     let node = Node::embedded_as(Launch::serve().flag("--shards", "2"));
     drop(Http2::connect(node.server.public));
-    let before = pss(&node.server);
+    let before = node.server.pss();
     let mut open: Vec<Http2> = Vec::new();
     for _ in 0..connections {
         let mut connection = Http2::connect(node.server.public);
@@ -301,7 +294,7 @@ fn growth(connections: usize, streams: usize) -> f64 {
     for connection in &mut open {
         (0..streams).for_each(|at| drop(connection.take_until(1 + 2 * at as u32, "data: to all\n\n")));
     }
-    (pss(&node.server) - before) / connections as f64
+    (node.server.pss() - before) / connections as f64
 }
 
 #[test]

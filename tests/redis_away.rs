@@ -1,13 +1,10 @@
 //! Redis goes away and comes back, or refuses: streams stay open, are told once, and go on.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use checker::{Published, StreamCheck};
 
-use crate::common::{Item, Launch, Node, RedisServer, Resp, Stream, TestServer, get, post, wait_until};
+use crate::common::{Item, Launch, Load, Node, RedisServer, Stream, TestServer, get, post, wait_until};
 
 /// Publishes until a node has received it: after a restart that takes until it has subscribed again.
 fn publish_until_received(redis: &RedisServer, topic: &str, data: &str) {
@@ -62,24 +59,16 @@ fn a_restart_under_load_loses_nothing_untold() {
     let mut streams: Vec<_> = (0..6)
         .map(|at| (Stream::open(&node.server, ["topic=a", "topic=a&topic=b"][at % 2]), StreamCheck::default()))
         .collect();
-    let done = AtomicBool::new(false);
-    let address = node.redis().address;
-    let published = Mutex::new((0, Vec::new()));
-    thread::scope(|scope| {
-        let _end = SetAtTheEnd(&done);
-        scope.spawn(|| publish_over_outages(address, &done, &published));
-        for _ in 0..2 {
-            let goal = published.lock().unwrap().0 + 200;
-            wait_until("events to be published", || published.lock().unwrap().0 > goal);
-            node.redis_mut().kill();
-            node.server.wait_not_ready();
-            node.redis_mut().resume();
-            node.server.wait_ready();
-        }
-        let goal = published.lock().unwrap().0 + 200;
-        wait_until("events to be published", || published.lock().unwrap().0 > goal);
-    });
-    let (count, uncertain) = published.into_inner().unwrap();
+    let load = Load::start(node.redis().address, Duration::from_micros(300));
+    for _ in 0..2 {
+        load.wait(200);
+        node.redis_mut().kill();
+        node.server.wait_not_ready();
+        node.redis_mut().resume();
+        node.server.wait_ready();
+    }
+    load.wait(200);
+    let published = load.finish();
     publish_until_received(node.redis(), "a", "end");
     for (stream, check) in &mut streams {
         loop {
@@ -91,39 +80,10 @@ fn a_restart_under_load_loses_nothing_untold() {
                 _ => panic!("{event:?}"),
             }
         }
-        let verdict = check.finish(Published { numbers: 0..count, covered: 0..count, uncertain: &uncertain });
+        let all = 0..published.count;
+        let verdict = check.finish(Published { numbers: all.clone(), covered: all, uncertain: &published.uncertain });
         assert!(verdict.is_clean(), "{verdict:?}");
         assert_eq!(verdict.resets, 2, "{verdict:?}");
-    }
-}
-
-/// Ends a publisher also when the test has failed.
-struct SetAtTheEnd<'a>(&'a AtomicBool);
-
-impl Drop for SetAtTheEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Numbers events; keeps how many there were, and which of them nobody can vouch for.
-fn publish_over_outages(address: std::net::SocketAddr, done: &AtomicBool, published: &Mutex<(u64, Vec<u64>)>) {
-    let mut connection: Option<Resp> = None;
-    while !done.load(Ordering::SeqCst) {
-        // Paced, because a burst that no shard keeps up with would be told as a gap of its own.
-        thread::sleep(Duration::from_micros(300));
-        let Some(redis) = &mut connection else {
-            connection = Resp::try_connect(address);
-            continue;
-        };
-        let number = published.lock().unwrap().0;
-        let answered = redis.try_publish("fanwheel:a", number.to_string().as_bytes()).is_some();
-        let mut published = published.lock().unwrap();
-        published.0 += 1;
-        if !answered {
-            published.1.push(number);
-            connection = None;
-        }
     }
 }
 
@@ -184,6 +144,7 @@ fn limited(redis: &RedisServer) -> TestServer {
         b"+@all",
         b"resetchannels",
         b"&fanwheel:ok*",
+        b"&fanwheel:$probe:*",
     ]);
     let url = format!("redis://limited:pw@{}", redis.address);
     Launch::serve().flag("--shards", "1").flag("--redis", &url).start()

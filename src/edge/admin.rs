@@ -25,7 +25,7 @@ use crate::edge::http::fixed;
 use crate::engine::wheel::TICK_MS;
 use crate::engine::{CloseReason, Counters};
 use crate::frame::sse::ResetReason;
-use crate::metrics::{Page, SourceCounters};
+use crate::metrics::{Page, SourceCounters, Told};
 use crate::shutdown::Stop;
 
 /// Connections served at once; an operator's tools need few.
@@ -74,6 +74,10 @@ struct Redis<'a> {
     source: &'a str,
     connected: bool,
     reconnects: u64,
+    /// `null` for the embedded broker, and while nothing is known.
+    version: Option<String>,
+    role: Option<String>,
+    last_error: Option<String>,
 }
 
 /// Serves until it is dropped.
@@ -118,7 +122,7 @@ async fn answer(request: Request<Incoming>, admin: &Admin) -> Result<Answer, std
     Ok(match path {
         "/metrics" => admin.metrics(&reports),
         "/healthz" => health(&reports),
-        "/readyz" => readiness(&reports, admin.stop.is_set()),
+        "/readyz" => readiness(&reports, &admin.sources, admin.stop.is_set()),
         _ => admin.status(&reports),
     })
 }
@@ -133,22 +137,24 @@ fn health(reports: &[Option<Box<Report>>]) -> Answer {
 }
 
 /// 200 when streams can be opened and will be fed.
-fn readiness(reports: &[Option<Box<Report>>], stops: bool) -> Answer {
+fn readiness(reports: &[Option<Box<Report>>], sources: &[Arc<SourceCounters>], stops: bool) -> Answer {
     let mut reasons = Vec::new();
     if stops {
         reasons.push("the node is stopping".to_owned());
     }
-    for (shard, report) in reports.iter().enumerate() {
+    for (shard, (report, source)) in reports.iter().zip(sources).enumerate() {
         match report {
             None => reasons.push(format!("shard {shard} does not turn")),
-            Some(report) if !report.gauges.source_connected => {
-                reasons.push(format!("shard {shard} has no connection to its source"));
-            }
-            Some(report) => {
-                let refused_ms = report.gauges.refused_ticks.map(|ticks| u64::from(ticks) * TICK_MS);
-                if refused_ms.is_some_and(|ms| ms < REFUSAL_RED_MS) {
-                    reasons.push(format!("the source refused shard {shard} a subscription"));
-                }
+            Some(report) => match (source.told().trouble, report.gauges.source_connected) {
+                (Some(trouble), _) => reasons.push(format!("shard {shard} is not fed by its source: {trouble}")),
+                (None, false) => reasons.push(format!("shard {shard} is not fed by its source")),
+                (None, true) => {}
+            },
+        }
+        if let Some(report) = report {
+            let refused_ms = report.gauges.refused_ticks.map(|ticks| u64::from(ticks) * TICK_MS);
+            if refused_ms.is_some_and(|ms| ms < REFUSAL_RED_MS) {
+                reasons.push(format!("the source refused shard {shard} a subscription"));
             }
         }
     }
@@ -160,7 +166,10 @@ fn readiness(reports: &[Option<Box<Report>>], stops: bool) -> Answer {
 impl Admin {
     fn status(&self, reports: &[Option<Box<Report>>]) -> Answer {
         let present = || reports.iter().flatten();
-        let connected = present().count() == reports.len() && present().all(|report| report.gauges.source_connected);
+        let told: Vec<Told> = self.sources.iter().map(|source| source.told()).collect();
+        let connected = present().count() == reports.len()
+            && present().all(|report| report.gauges.source_connected)
+            && told.iter().all(|told| told.trouble.is_none());
         let reconnects = self.sources.iter().map(|source| source.reconnects.load(Ordering::Relaxed)).sum();
         let status = Status {
             version: env!("CARGO_PKG_VERSION"),
@@ -168,7 +177,14 @@ impl Admin {
             shards: reports.len(),
             connections: self.admissions.len(),
             topics: present().map(|report| report.gauges.topics).sum(),
-            redis: Redis { source: &self.source, connected, reconnects },
+            redis: Redis {
+                source: &self.source,
+                connected,
+                reconnects,
+                version: told.iter().find_map(|told| told.version.clone()),
+                role: told.iter().find_map(|told| told.role.clone()),
+                last_error: told.iter().find_map(|told| told.trouble.clone().or(told.last_error.clone())),
+            },
             memory_bytes: resident_bytes(),
             events: present().map(|report| report.counters.events).sum(),
             deliveries: present().map(|report| report.counters.deliveries).sum(),

@@ -5,7 +5,9 @@
 pub mod browser;
 pub mod fetch;
 pub mod http2;
+pub mod load;
 pub mod node;
+pub mod proxy;
 pub mod redis;
 pub mod server;
 pub mod sse;
@@ -15,7 +17,9 @@ use std::time::{Duration, Instant};
 
 pub use browser::{Complaint, Page};
 pub use fetch::{Answer, get, post, request};
+pub use load::Load;
 pub use node::Node;
+pub use proxy::Proxy;
 pub use redis::{RedisServer, Resp};
 pub use server::{Launch, TestServer};
 pub use sse::{Event, Item, Stream};

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::wire::Wire;
@@ -58,6 +59,21 @@ impl RedisServer {
         }
     }
 
+    /// Stops it in its tracks: the kernel goes on answering for it.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends `pause`.
+    pub fn unpause(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
     /// Starts it again, empty, on the same port.
     pub fn resume(&mut self) {
         assert!(self.try_resume(), "redis-server does not start again on {}", self.address);
@@ -91,6 +107,14 @@ impl RedisServer {
 
     pub fn client(&self) -> Resp {
         Resp::connect(self.address)
+    }
+
+    /// Channels that somebody has subscribed to, sorted.
+    pub fn channels(&self) -> Vec<String> {
+        let Reply::Array(channels) = self.client().command(&[b"PUBSUB", b"CHANNELS"]) else { panic!("no list") };
+        let mut channels: Vec<String> = channels.iter().map(Reply::text).collect();
+        channels.sort();
+        channels
     }
 
     /// Publishes on a connection of its own; gives how many connections received it.
@@ -151,6 +175,14 @@ impl Reply {
             other => panic!("no number: {other:?}"),
         }
     }
+
+    pub fn text(&self) -> String {
+        match self {
+            Reply::Simple(text) => text.clone(),
+            Reply::Bulk(Some(bytes)) => String::from_utf8(bytes.clone()).unwrap(),
+            other => panic!("no text: {other:?}"),
+        }
+    }
 }
 
 impl Resp {
@@ -160,6 +192,12 @@ impl Resp {
 
     pub fn try_connect(to: SocketAddr) -> Option<Resp> {
         Wire::try_connect(to).map(Resp)
+    }
+
+    /// Gives the connection a name; `None` when Redis goes away.
+    pub fn try_named(mut self, name: &str) -> Option<Resp> {
+        self.try_command(&[b"CLIENT", b"SETNAME", name.as_bytes()])?;
+        Some(self)
     }
 
     /// Sends a command and takes its answer, which must be no error.

@@ -8,18 +8,26 @@
 //!
 //! What always holds: a topic's confirmation stands in the inbox in its place among the messages;
 //! messages of a connection that was given up are dropped; a lost connection is told to the engine
-//! before anything of the next one.
+//! before anything of the next one. A subscriber connection counts only after a message that the
+//! publisher published has come back on it, and only as long as that goes on ([`probe`]).
 
 pub mod envelope;
+pub mod probe;
 pub mod publisher;
+pub mod server;
 pub mod subscriber;
+pub mod trouble;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+
+use crate::source::redis::server::Server;
+use crate::source::redis::trouble::Trouble;
 
 /// How long a connection may take until it is usable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,6 +44,19 @@ pub struct RedisConfig {
     pub shown: String,
     /// What channel names begin with: topic `chat` is channel `fanwheel:chat`.
     pub channel_prefix: Arc<str>,
+    /// Drawn at random: tells this node's probes from those of others on the same Redis.
+    node: u64,
+    /// True exactly when the server's settings were logged.
+    described: Arc<AtomicBool>,
+}
+
+/// What a Redis was found to be at start.
+#[derive(Debug)]
+pub enum Found {
+    /// It can be used: what it is.
+    Ready(String),
+    /// Not now, and that may mend itself: why.
+    NotYet(String),
 }
 
 /// Why a node cannot use a Redis. The text says what to do.
@@ -55,6 +76,9 @@ pub enum RedisProblem {
     /// The server is too old.
     #[error("{0} does not speak RESP3 ({1}); Fanwheel needs Redis 6.0 or later, or a compatible server")]
     TooOld(String, String),
+    /// The server is a Sentinel, or part of a cluster.
+    #[error("{0} runs in {1} mode: Sentinel and Cluster are not supported yet; name a primary that stands alone")]
+    Mode(String, String),
 }
 
 impl RedisConfig {
@@ -76,48 +100,74 @@ impl RedisConfig {
             .with_retries(2);
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(USER_TIMEOUT);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-        Ok(RedisConfig { info, shown, channel_prefix: channel_prefix.into() })
+        let (channel_prefix, node) = (channel_prefix.into(), fastrand::u64(..));
+        Ok(RedisConfig { info, shown, channel_prefix, node, described: Arc::default() })
     }
 
     /// Tries the connection once, at start.
     ///
     /// # Errors
-    /// What will not mend itself: a wrong password, a server that is too old. That nobody answers
-    /// is no error but `Ok(Some(why))`: Redis may come later.
-    pub async fn check(&self) -> Result<Option<String>, RedisProblem> {
+    /// What will not mend itself: a wrong password, a server that is too old or of another kind.
+    pub async fn check(&self) -> Result<Found, RedisProblem> {
         match self.connect(None).await {
-            Ok(_) => Ok(None),
-            Err(error) if is_authentication(&error) => {
-                Err(RedisProblem::Authentication(self.shown.clone(), error.to_string()))
+            Ok((mut connection, server)) => {
+                self.describe(&server, &mut connection).await;
+                Ok(Found::Ready(format!("Redis {}, {}", server.version, server.role_name())))
             }
-            Err(error) if error.kind() == redis::ErrorKind::RESP3NotSupported => {
-                Err(RedisProblem::TooOld(self.shown.clone(), error.to_string()))
-            }
-            Err(error) => Ok(Some(error.to_string())),
+            Err(Trouble::Authentication(error)) => Err(RedisProblem::Authentication(self.shown.clone(), error)),
+            Err(Trouble::TooOld(error)) => Err(RedisProblem::TooOld(self.shown.clone(), error)),
+            Err(Trouble::Mode(mode)) => Err(RedisProblem::Mode(self.shown.clone(), mode)),
+            Err(Trouble::Away(error)) => Ok(Found::NotYet(error)),
+            Err(trouble) => Ok(Found::NotYet(trouble.sentence(&self.shown))),
         }
     }
 
-    /// A new physical connection. It never reconnects by itself.
-    async fn connect(&self, pushes: Option<Arc<dyn AsyncPushSender>>) -> redis::RedisResult<MultiplexedConnection> {
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(ANSWER_TIMEOUT));
+    /// A new physical connection to a server that can be used. It never reconnects by itself.
+    async fn connect(
+        &self,
+        pushes: Option<Arc<dyn AsyncPushSender>>,
+    ) -> Result<(MultiplexedConnection, Server), Trouble> {
+        // The deadline below covers all of it, also the look-up of a name and the answer to HELLO.
+        let mut config =
+            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(ANSWER_TIMEOUT));
         if let Some(pushes) = pushes {
             config = config.set_push_sender(pushes);
         }
-        let client = Client::open(self.info.clone())?;
-        client.get_multiplexed_async_connection_with_config(&config).await
+        let attempt = async {
+            let client = Client::open(self.info.clone())?;
+            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+            let server = Server::ask(&mut connection).await?;
+            redis::RedisResult::Ok((connection, server))
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+            Ok(Ok((connection, server))) => server.require().map(|()| (connection, server)),
+            Ok(Err(error)) => Err(Trouble::of(&error)),
+            Err(_) => Err(Trouble::Away(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+        }
+    }
+
+    /// Logs once what operators should know of the server.
+    async fn describe(&self, server: &Server, connection: &mut MultiplexedConnection) {
+        if !self.described.swap(true, Ordering::Relaxed) {
+            server.log_facts(connection, &self.shown).await;
+        }
     }
 
     /// The channel of a topic.
     fn channel(&self, topic: &str) -> String {
         format!("{}{topic}", self.channel_prefix)
     }
-}
 
-fn is_authentication(error: &redis::RedisError) -> bool {
-    error.kind() == redis::ErrorKind::AuthenticationFailed
-        || error.code().is_some_and(|code| matches!(code, "WRONGPASS" | "NOAUTH"))
+    /// What the channels begin with on which connections are probed. No topic begins with `$`, and
+    /// with the prefix in front the ACL that covers the topics covers these.
+    fn probe_channels(&self) -> String {
+        self.channel("$probe:")
+    }
+
+    /// The channel on which a shard's connections are probed.
+    fn probe_channel(&self, shard: usize) -> String {
+        format!("{}{:016x}:{shard}", self.probe_channels(), self.node)
+    }
 }
 
 /// The URL as it may be shown: what may be a password is masked, also in a URL that is written wrongly.
@@ -162,5 +212,15 @@ mod tests {
         }
         assert!(matches!(RedisConfig::parse("redis-sentinel://x", ""), Err(RedisProblem::Unsupported(_))));
         assert!(RedisConfig::parse("redis://127.0.0.1:6379", "p:").is_ok_and(|config| config.channel("t") == "p:t"));
+    }
+
+    #[test]
+    fn probes_of_nodes_and_shards_are_apart_and_no_topic_is_meant() {
+        let config = || RedisConfig::parse("redis://127.0.0.1:6379", "p:").expect("a URL");
+        let (one, other) = (config(), config());
+        assert!(one.probe_channel(0).starts_with("p:$probe:"));
+        assert_ne!(one.probe_channel(0), one.probe_channel(1));
+        assert_ne!(one.probe_channel(0), other.probe_channel(0));
+        assert!(crate::topic::Topic::parse(one.probe_channel(0).strip_prefix("p:").expect("prefixed")).is_err());
     }
 }

@@ -6,6 +6,9 @@
 //!
 //! The library's own resubscription is off: it does not say when it failed. After a new connection
 //! the engine asks for every topic again, and each confirmation comes through the inbox.
+//!
+//! A connection is told to the engine when a first probe has come back on it, and given up when one
+//! does not ([`probe`](crate::source::redis::probe)).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,14 +16,15 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, Value};
+use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
@@ -28,15 +32,22 @@ use crate::engine::mailbox::Mailbox;
 use crate::engine::{Confirmation, Inbound, Interest, Wish};
 use crate::event::Event;
 use crate::metrics::SourceCounters;
+use crate::source::redis::probe::{Probe, Signs, Step, TICK};
+use crate::source::redis::publisher::Publisher;
+use crate::source::redis::server::Server;
+use crate::source::redis::trouble::Trouble;
 use crate::source::redis::{RedisConfig, envelope};
 use crate::topic::Topic;
 
 /// Channels named in one SUBSCRIBE: at 255 bytes each about 64 KiB.
 const CHANNELS_PER_COMMAND: usize = 256;
-/// Pauses between attempts to connect, the first of which is made at once.
+/// From the beginning of one attempt to connect to the next, which waits for the end of the one before;
+/// the first is made at once.
 const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(1);
 /// A connection that lived shorter than this was none: the next attempt waits as after a failure.
 const LIVED: Duration = Duration::from_secs(1);
+/// How long the first probe of a connection may take, its subscription included.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a full inbox is tried again, when a connection's coming or going must be told.
 const INBOX_RETRY: Duration = Duration::from_millis(5);
 
@@ -47,6 +58,10 @@ pub struct Subscriber {
     counters: Arc<SourceCounters>,
     clock: Clock,
     wishes: Wishes,
+    /// Probes go over this one's link.
+    publisher: Publisher,
+    /// The latest probe's number; it never begins anew, so that a late one cannot be taken for another.
+    probed: Cell<u64>,
     /// The connection whose pushes count; closures of others drop theirs.
     generation: Arc<AtomicU32>,
     shard: usize,
@@ -102,20 +117,28 @@ impl Wishes {
     }
 }
 
+/// What the closure of one connection has seen; the subscriber looks at it in its own time.
+#[derive(Default)]
+struct Seen {
+    ended: Notify,
+    pushes: AtomicU64,
+    /// The highest probe that came back.
+    returned: AtomicU64,
+    /// Told when one did.
+    proven: Notify,
+}
+
 /// Tells that a connection has ended, also when its task goes without a word.
-struct EndOfConnection(Arc<Notify>);
+struct EndOfConnection(Arc<Seen>);
 
 impl Drop for EndOfConnection {
     fn drop(&mut self) {
-        self.0.notify_one();
+        self.0.ended.notify_one();
     }
 }
 
-/// Why a connection is given up.
-struct Lost(String);
-
 impl Subscriber {
-    /// A subscriber for one shard.
+    /// A subscriber for one shard, which is probed through the publisher of the same shard.
     #[must_use]
     pub fn new(
         shard: usize,
@@ -123,9 +146,11 @@ impl Subscriber {
         inbox: Arc<Mailbox<Inbound>>,
         counters: Arc<SourceCounters>,
         clock: Clock,
+        publisher: Publisher,
     ) -> Subscriber {
-        let (wishes, generation) = (Wishes::default(), Arc::default());
-        Subscriber { config, inbox, counters, clock, wishes, generation, shard }
+        counters.tell_waiting(format!("no connection to Redis at {} yet", config.shown));
+        let (wishes, generation, probed) = (Wishes::default(), Arc::default(), Cell::new(0));
+        Subscriber { config, inbox, counters, clock, wishes, publisher, probed, generation, shard }
     }
 
     /// Where the engine puts its wishes.
@@ -136,64 +161,189 @@ impl Subscriber {
 
     /// Keeps the shard connected until it is dropped.
     pub async fn run(self) {
-        let mut pause = Duration::ZERO;
-        let mut silent = false;
+        let mut pause = PAUSE.start;
+        // What the log said last, while there is no connection: one line when it changes, and the
+        // metrics say for how long.
+        let mut said = None;
         loop {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).clamp(PAUSE.start, PAUSE.end).mul_f64(0.75 + 0.25 * fastrand::f64());
-            let ended = Arc::new(Notify::new());
-            let pushes = Arc::new(self.pushes(Arc::clone(&ended)));
-            match self.config.connect(Some(pushes)).await {
-                Ok(connection) => {
-                    let begun = Instant::now();
-                    info!(shard = self.shard, redis = self.config.shown, "subscriber connected");
-                    self.tell(Inbound::Connected(self.generation.load(Ordering::Relaxed))).await;
-                    let Lost(why) = self.serve(connection, &ended).await;
-                    self.generation.fetch_add(1, Ordering::Relaxed);
-                    SourceCounters::count(&self.counters.reconnects);
-                    warn!(shard = self.shard, redis = self.config.shown, why, "subscriber connection lost");
-                    self.tell(Inbound::Disconnected).await;
-                    silent = false;
-                    if begun.elapsed() > LIVED {
-                        pause = Duration::ZERO;
+            let begun = Instant::now();
+            let seen = Arc::new(Seen::default());
+            let trouble = match self.connect(&seen).await {
+                Ok((connection, server)) => {
+                    said = None;
+                    let proven = Instant::now();
+                    let trouble = self.live(connection, &server, &seen).await;
+                    if proven.elapsed() > LIVED {
+                        pause = PAUSE.start;
                     }
+                    trouble
                 }
-                // One line when it begins to fail; the metrics say for how long.
-                Err(error) if !silent => {
-                    warn!(shard = self.shard, redis = self.config.shown, %error, "cannot connect, trying on");
-                    silent = true;
+                Err(trouble) => {
+                    let why = trouble.sentence(&self.config.shown);
+                    self.counters.tell_trouble(why.clone());
+                    let kind = Some(std::mem::discriminant(&trouble));
+                    if said != kind {
+                        warn!(shard = self.shard, redis = self.config.shown, why, "cannot connect, trying on");
+                        said = kind;
+                    }
+                    trouble
                 }
-                Err(_) => {}
+            };
+            if trouble == Trouble::Replica {
+                // Whatever the link leads to: publishing must not be accepted where nobody hears it.
+                self.publisher.give_up(trouble);
+            }
+            tokio::time::sleep_until((begun + pause).into()).await;
+            pause = (pause * 2).min(PAUSE.end).mul_f64(0.75 + 0.25 * fastrand::f64());
+        }
+    }
+
+    /// A connection on which a probe has come back.
+    async fn connect(&self, seen: &Arc<Seen>) -> Result<(MultiplexedConnection, Server), Trouble> {
+        let pushes = Arc::new(self.pushes(Arc::clone(seen)));
+        let (mut connection, server) = self.config.connect(Some(pushes)).await?;
+        self.config.describe(&server, &mut connection).await;
+        tokio::select! {
+            proven = tokio::time::timeout(PROOF_TIMEOUT, self.prove(&mut connection, seen)) => match proven {
+                Ok(proven) => proven?,
+                Err(_) => return Err(self.lost(PROOF_TIMEOUT)),
+            },
+            () = seen.ended.notified() => return Err(closed()),
+        }
+        Ok((connection, server))
+    }
+
+    /// Subscribes to the probe's channel, sends the first one, and waits until it is back.
+    async fn prove(&self, connection: &mut MultiplexedConnection, seen: &Seen) -> Result<(), Trouble> {
+        let channel = self.config.probe_channel(self.shard);
+        connection.subscribe(&channel).await.map_err(|error| self.refused(&error))?;
+        let number = self.probed.get() + 1;
+        self.probed.set(number);
+        self.publisher.probe(&channel, number, false).await.map_err(|error| self.refused(&error))?;
+        while seen.returned.load(Ordering::Acquire) < number {
+            seen.proven.notified().await;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, error: &RedisError) -> Trouble {
+        match error.code() {
+            Some("NOPERM") => Trouble::ProbeRefused { channel: self.config.probe_channels(), error: error.to_string() },
+            _ => Trouble::of(error),
+        }
+    }
+
+    /// The life of a connection, as the engine and the operator are told of it.
+    async fn live(&self, connection: MultiplexedConnection, server: &Server, seen: &Seen) -> Trouble {
+        info!(shard = self.shard, redis = self.config.shown, version = server.version, "subscriber connected");
+        self.tell_connected(server);
+        self.tell(Inbound::Connected(self.generation.load(Ordering::Relaxed))).await;
+        let trouble = tokio::select! {
+            trouble = self.pass_wishes(connection.clone()) => trouble,
+            trouble = self.watch(connection, server, seen) => trouble,
+            () = seen.ended.notified() => closed(),
+        };
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        SourceCounters::count(&self.counters.reconnects);
+        let why = trouble.sentence(&self.config.shown);
+        self.counters.tell_trouble(why.clone());
+        warn!(shard = self.shard, redis = self.config.shown, why, "subscriber connection lost");
+        self.tell(Inbound::Disconnected).await;
+        trouble
+    }
+
+    fn tell_connected(&self, server: &Server) {
+        self.counters.tell_connected(server.version.clone(), server.role_name().to_owned());
+    }
+
+    /// Passes wishes on until the connection is of no use.
+    async fn pass_wishes(&self, mut connection: MultiplexedConnection) -> Trouble {
+        let generation = self.generation.load(Ordering::Relaxed);
+        loop {
+            let batch = self.wishes.take_batch(generation);
+            if batch.is_empty() {
+                self.wishes.0.arrived.notified().await;
+            } else if let Err(trouble) = self.pass(&mut connection, batch).await {
+                return trouble;
             }
         }
     }
 
-    /// Passes wishes on until the connection is lost.
-    async fn serve(&self, mut connection: MultiplexedConnection, ended: &Notify) -> Lost {
-        let generation = self.generation.load(Ordering::Relaxed);
+    /// Probes the connection until a probe does not come back.
+    async fn watch(&self, connection: MultiplexedConnection, server: &Server, seen: &Seen) -> Trouble {
+        let channel = self.config.probe_channel(self.shard);
+        let mut probe = Probe::after(self.probed.get());
+        let mut sending = None;
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut last, mut before) = (Instant::now(), self.count(seen));
         loop {
-            let batch = self.wishes.take_batch(generation);
-            if !batch.is_empty() {
-                tokio::select! {
-                    passed = self.pass(&mut connection, batch) => {
-                        if let Err(lost) = passed {
-                            return lost;
-                        }
-                    }
-                    () = ended.notified() => return Lost("closed by Redis".into()),
-                }
-                continue;
-            }
             tokio::select! {
-                () = self.wishes.0.arrived.notified() => {}
-                () = ended.notified() => return Lost("closed by Redis".into()),
+                sent = finish(&mut sending) => {
+                    sending = None;
+                    if let Err(trouble) = sent {
+                        return trouble;
+                    }
+                    continue;
+                }
+                _ = ticks.tick() => {}
             }
+            let (elapsed, now) = (last.elapsed(), self.count(seen));
+            last += elapsed;
+            let (pushed, active) = (now.0 != before.0, now.1 != before.1);
+            before = now;
+            let signs = Signs { pushed, active, returned: now.2, answered: sending.is_none() };
+            let (number, renewed) = match probe.handle_tick(elapsed, signs) {
+                Step::Wait => continue,
+                Step::Send(number) => (number, false),
+                Step::Repeat(number) => (number, true),
+                Step::Doubt(waited) => {
+                    let why = self.lost(waited).sentence(&self.config.shown);
+                    warn!(shard = self.shard, redis = self.config.shown, why, "events come, a probe does not");
+                    self.counters.tell_trouble(why);
+                    continue;
+                }
+                Step::Trust => {
+                    info!(shard = self.shard, redis = self.config.shown, "the probe has come back");
+                    self.tell_connected(server);
+                    continue;
+                }
+                Step::GiveUp(waited) => return self.lost(waited),
+            };
+            self.probed.set(number);
+            sending = Some(Box::pin(self.send_probe(connection.clone(), &channel, number, renewed)));
         }
+    }
+
+    /// Why a probe is away: it could not be sent, or it was.
+    fn lost(&self, waited: Duration) -> Trouble {
+        self.publisher.trouble().unwrap_or(Trouble::ProbeLost(waited))
+    }
+
+    /// Pushes seen, events published or received, highest probe that came back.
+    fn count(&self, seen: &Seen) -> (u64, u64, u64) {
+        let events = self.counters.events.load(Ordering::Relaxed) + self.publisher.asked();
+        (seen.pushes.load(Ordering::Relaxed), events, seen.returned.load(Ordering::Acquire))
+    }
+
+    /// Sends a probe over the publisher's link, and asks the subscriber's own server whether it is
+    /// still a primary.
+    async fn send_probe(
+        &self,
+        mut connection: MultiplexedConnection,
+        channel: &str,
+        number: u64,
+        renewed: bool,
+    ) -> Result<(), Trouble> {
+        let (sent, server) = tokio::join!(self.publisher.probe(channel, number, renewed), Server::ask(&mut connection));
+        sent.map_err(|error| self.refused(&error))?;
+        // No answer is no news: whether the connection lives is for the probe to say.
+        server.map_or(Ok(()), |server| server.require())
     }
 
     /// Sends one command for a batch of wishes of one kind. Redis refuses a command as a whole, so
     /// a refused batch is taken apart to find which channels it means.
-    async fn pass(&self, connection: &mut MultiplexedConnection, batch: Vec<Wish>) -> Result<(), Lost> {
+    async fn pass(&self, connection: &mut MultiplexedConnection, batch: Vec<Wish>) -> Result<(), Trouble> {
         let mut batches = vec![batch];
         while let Some(mut batch) = batches.pop() {
             let topics = batch.iter().filter_map(Wish::topic);
@@ -206,7 +356,7 @@ impl Subscriber {
             match answer {
                 Ok(()) => {}
                 Err(error) if error.is_unrecoverable_error() || error.is_timeout() || error.is_io_error() => {
-                    return Err(Lost(error.to_string()));
+                    return Err(Trouble::of(&error));
                 }
                 Err(error) if batch.len() == 1 => {
                     if let Some(topic) = batch[0].topic().cloned() {
@@ -236,18 +386,23 @@ impl Subscriber {
     /// What is called for every push of the next connection.
     fn pushes(
         &self,
-        ended: Arc<Notify>,
+        seen: Arc<Seen>,
     ) -> impl Fn(PushInfo) -> Result<(), std::convert::Infallible> + Send + Sync + use<> {
         let mine = self.generation.load(Ordering::Relaxed);
-        let ended = EndOfConnection(ended);
+        let end = EndOfConnection(Arc::clone(&seen));
         let generation = Arc::clone(&self.generation);
         let inbox = Arc::clone(&self.inbox);
         let counters = Arc::clone(&self.counters);
         let prefix = Arc::clone(&self.config.channel_prefix);
+        let probes = self.config.probe_channel(self.shard);
         let clock = self.clock;
         move |push| {
+            seen.pushes.fetch_add(1, Ordering::Relaxed);
             if push.kind == PushKind::Disconnection {
-                ended.0.notify_one();
+                end.0.ended.notify_one();
+            } else if let Some(number) = read_probe(&push, &probes) {
+                seen.returned.fetch_max(number, Ordering::Release);
+                seen.proven.notify_one();
             } else if generation.load(Ordering::Relaxed) == mine
                 && let Some(message) = read_push(push, &prefix, clock, &counters)
             {
@@ -258,6 +413,18 @@ impl Subscriber {
             Ok(())
         }
     }
+}
+
+/// Waits for the end of what is under way; for ever when nothing is.
+async fn finish<T>(under_way: &mut Option<impl Future<Output = T> + Unpin>) -> T {
+    match under_way {
+        Some(under_way) => under_way.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn closed() -> Trouble {
+    Trouble::Away("Redis closed the connection".into())
 }
 
 /// Charges the connection's task with one unit of what the runtime lets a task do before others get
@@ -275,6 +442,17 @@ impl Wish {
             Wish::Subscribe(topic) | Wish::Unsubscribe(topic) => Some(topic),
             Wish::Renew(_) => None,
         }
+    }
+}
+
+/// The number of a probe that has come back. A forged one (whoever may publish there may) could only
+/// hide a deaf connection from its own node.
+fn read_probe(push: &PushInfo, channel: &str) -> Option<u64> {
+    match (&push.kind, &push.data[..]) {
+        (PushKind::Message, [Value::BulkString(on), Value::BulkString(number)]) if on == channel.as_bytes() => {
+            std::str::from_utf8(number).ok()?.parse().ok()
+        }
+        _ => None,
     }
 }
 
@@ -348,6 +526,21 @@ mod tests {
         ] {
             assert!(read(odd).is_none());
         }
+    }
+
+    #[test]
+    fn a_probe_is_known_by_its_channel_and_is_no_event() {
+        let number = |push| read_probe(&push, "p:$probe:1:0");
+        assert_eq!(number(push(PushKind::Message, &[b"p:$probe:1:0", b"42"])), Some(42));
+        for other in [
+            push(PushKind::Message, &[b"p:$probe:1:1", b"42"]),
+            push(PushKind::Message, &[b"p:$probe:1:0", b"x"]),
+            push(PushKind::Subscribe, &[b"p:$probe:1:0", b"1"]),
+        ] {
+            assert_eq!(number(other), None);
+        }
+        let stray = push(PushKind::Message, &[b"p:$probe:1:1", b"42"]);
+        assert!(read_push(stray, "p:", Clock::start(), &SourceCounters::default()).is_none());
     }
 
     #[test]
