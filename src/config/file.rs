@@ -36,6 +36,8 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct LimitsTable {
     pub connections: Option<usize>,
+    pub connections_per_address: Option<usize>,
+    pub accept_rate: Option<u32>,
     pub topics: Option<usize>,
     pub topics_per_stream: Option<usize>,
     pub log_memory: Option<Size>,
@@ -43,6 +45,7 @@ pub(super) struct LimitsTable {
     pub stall: Option<String>,
     pub open: Option<String>,
     pub linger: Option<String>,
+    pub drain: Option<String>,
 }
 
 /// One `[[class]]`.

@@ -51,6 +51,15 @@ pub struct Flags {
     /// Serve the demo's pages on the public listener (`demo` always does)
     #[arg(long, env = "FANWHEEL_DEMO_PAGES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub demo_pages: Option<bool>,
+    /// Connections of one client address; absent is any number, because many users may share a proxy's
+    #[arg(long, env = "FANWHEEL_CONNECTIONS_PER_ADDRESS", value_name = "N")]
+    pub connections_per_address: Option<usize>,
+    /// New connections per second on this node; absent is any number
+    #[arg(long, env = "FANWHEEL_ACCEPT_RATE", value_name = "N")]
+    pub accept_rate: Option<u32>,
+    /// How long the streams' goodbye is spread when the node stops; 0s is at once [default: 8s]
+    #[arg(long, env = "FANWHEEL_DRAIN", value_name = "DURATION")]
+    pub drain: Option<String>,
 }
 
 /// What was meant.
@@ -169,11 +178,24 @@ impl Config {
                 "limits.topics_per_stream: {topics_per_stream_max} is outside 1..={TOPICS_PER_STREAM_MAX}"
             ));
         }
-        for (key, value) in [("limits.connections", written.connections), ("limits.topics", written.topics)] {
+        let connections_per_address = flags.connections_per_address.or(written.connections_per_address);
+        for (key, value) in [
+            ("limits.connections", written.connections),
+            ("limits.topics", written.topics),
+            ("limits.connections_per_address", connections_per_address),
+        ] {
             if value == Some(0) {
                 errors.push(format!("{key}: must not be 0"));
             }
         }
+        let accept_rate = flags.accept_rate.or(written.accept_rate);
+        if let Some(rate) = accept_rate.filter(|rate| !(1..=ACCEPT_RATE_MAX).contains(rate)) {
+            errors.push(format!("limits.accept_rate: {rate} is outside 1..={ACCEPT_RATE_MAX}"));
+        }
+        let drain = match flags.drain.or(written.drain) {
+            None => DRAIN_DEFAULT,
+            Some(text) => note(&mut errors, drain(&text)).unwrap_or(DRAIN_DEFAULT),
+        };
         let (Some(log_level), Some(log_format), true) = (log_level, log_format, errors.is_empty()) else {
             return Err(ConfigErrors(errors));
         };
@@ -198,15 +220,22 @@ impl Config {
             },
             connections_max: written.connections,
             topics_per_stream_max,
-            connections_per_address: None,
-            accept_rate: None,
-            drain: Duration::from_secs(8),
+            connections_per_address,
+            accept_rate,
+            drain,
         })
     }
 }
 
 /// More threads than that help no machine there is.
 const SHARDS_MAX: usize = 256;
+
+/// More connections than that no node accepts in a second.
+const ACCEPT_RATE_MAX: u32 = 1_000_000;
+/// Shorter than the 10 s that container platforms commonly wait before they kill.
+const DRAIN_DEFAULT: Duration = Duration::from_secs(8);
+/// Whoever waits longer for a node to stop has forgotten it.
+const DRAIN_MAX: Duration = Duration::from_secs(600);
 
 fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
@@ -226,6 +255,13 @@ fn ticks(key: &str, text: &str) -> Result<u32, String> {
         return Err(format!("{key}: `{text}` is outside {TICK_MS}ms..=24h"));
     }
     Ok(u32::try_from(duration.as_millis() / u128::from(TICK_MS)).expect("a day has 864,000 ticks"))
+}
+
+/// A duration such as `8s`; none at all is allowed.
+fn drain(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|error| format!("limits.drain: `{text}` is no duration: {error}"))?;
+    if duration > DRAIN_MAX { Err(format!("limits.drain: `{text}` is outside 0s..=10m")) } else { Ok(duration) }
 }
 
 /// A class whose fields were checked.
@@ -250,6 +286,8 @@ mod tests {
         assert!(config.redis.is_none());
         assert_eq!(config.limits.heartbeat_ticks, 150);
         assert_eq!(config.limits.log_bytes_max, 64 << 20);
+        assert_eq!((config.connections_per_address, config.accept_rate), (None, None));
+        assert_eq!(config.drain, Duration::from_secs(8));
     }
 
     #[test]
@@ -258,6 +296,23 @@ mod tests {
         let flags = Flags { shards: Some(5), ..Flags::default() };
         let config = Config::merge(flags, file).expect("fine");
         assert_eq!((config.shards, config.log_level), (5, tracing::Level::WARN));
+    }
+
+    #[test]
+    fn who_may_connect_and_how_the_node_stops_are_flags_and_keys() {
+        let text = "[limits]\nconnections_per_address = 3\naccept_rate = 7\ndrain = '2s'";
+        let config = load(text).expect("fine");
+        assert_eq!((config.connections_per_address, config.accept_rate), (Some(3), Some(7)));
+        assert_eq!(config.drain, Duration::from_secs(2));
+        let flags = Flags {
+            connections_per_address: Some(4),
+            accept_rate: Some(1_000_000),
+            drain: Some("0s".into()),
+            ..Flags::default()
+        };
+        let config = Config::merge(flags, File::parse(text).expect("fine")).expect("fine");
+        assert_eq!((config.connections_per_address, config.accept_rate), (Some(4), Some(1_000_000)));
+        assert_eq!(config.drain, Duration::ZERO);
     }
 
     #[test]
@@ -279,7 +334,8 @@ mod tests {
         let errors = load(
             "shards = 0\nlog_format = 'xml'\ncors_origin = ['example.org']\n\
              [[class]]\npattern = 'a.**.b'\nkind = 'durable'\noverflow = 'conflate'\nlog_events = 0\n\
-             [limits]\nheartbeat = 'soon'\nstall = '1ms'\nlog_memory = 'much'\ntopics_per_stream = 101\nconnections = 0",
+             [limits]\nheartbeat = 'soon'\nstall = '1ms'\nlog_memory = 'much'\ntopics_per_stream = 101\nconnections = 0\n\
+             connections_per_address = 0\naccept_rate = 1000001\ndrain = '11m'",
         )
         .expect_err("nearly all of it is wrong");
         for part in [
@@ -294,7 +350,10 @@ mod tests {
             "limits.stall",
             "limits.log_memory",
             "limits.topics_per_stream",
-            "limits.connections",
+            "limits.connections:",
+            "limits.connections_per_address",
+            "limits.accept_rate",
+            "limits.drain",
         ] {
             assert!(errors.to_string().contains(part), "{part} in\n{errors}");
         }
