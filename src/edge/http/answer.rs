@@ -7,6 +7,8 @@ use http_body_util::Full;
 use hyper::Response;
 use serde::Serialize;
 
+use crate::edge::HEADERS_MAX;
+
 /// An ordinary answer.
 pub type Answer = Response<Full<Bytes>>;
 
@@ -59,8 +61,19 @@ impl Problem {
 
     /// 431.
     pub fn head_too_large(limit: usize) -> Problem {
-        let error = format!("a request's head is at most {limit} bytes");
+        let error = format!("a request's head is at most {limit} bytes and {HEADERS_MAX} headers");
         Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, error).with_limit(limit)
+    }
+
+    /// 501.
+    pub fn not_implemented(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::NOT_IMPLEMENTED, error)
+    }
+
+    /// 505.
+    pub fn other_version() -> Problem {
+        let error = "this port speaks HTTP/1.0 and HTTP/1.1";
+        Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, error)
     }
 
     /// 503 with `Retry-After`: nothing was stored.
@@ -79,10 +92,39 @@ impl Problem {
         Problem { limit: Some(limit), ..self }
     }
 
+    /// The same, with the place where it was found before the sentence.
+    #[must_use]
+    pub fn within(self, place: &str) -> Problem {
+        Problem { error: format!("{place}: {}", self.error), ..self }
+    }
+
+    /// The answer as bytes, with the connection's end behind it: for requests that hyper refuses.
+    #[must_use]
+    pub fn into_last_bytes(self, date: &str) -> Vec<u8> {
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).into_bytes();
+        let body = self.body();
+        let length = body.len();
+        for (name, value) in self.into_answer().headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        let rest = format!("content-length: {length}\r\nconnection: close\r\ndate: {date}\r\n\r\n");
+        bytes.extend_from_slice(rest.as_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    fn body(&self) -> Vec<u8> {
+        serde_json::to_vec(&ProblemBody { error: &self.error, limit: self.limit }).expect("text and a number serialize")
+    }
+
     /// The answer.
     #[must_use]
     pub fn into_answer(self) -> Answer {
-        let mut answer = json(self.status, &ProblemBody { error: &self.error, limit: self.limit });
+        let mut answer = json_bytes(self.status, self.body());
         if let Some(allow) = self.allow {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
         }
@@ -95,7 +137,10 @@ impl Problem {
 
 /// A JSON answer.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    let body = serde_json::to_vec(body).expect("strings, numbers and lists serialize");
+    json_bytes(status, serde_json::to_vec(body).expect("strings, numbers and lists serialize"))
+}
+
+fn json_bytes(status: StatusCode, body: Vec<u8>) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
