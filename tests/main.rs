@@ -9,6 +9,7 @@ mod cors;
 mod demo;
 mod from_redis;
 mod heartbeats;
+mod hostile;
 mod house;
 mod limits;
 mod order;

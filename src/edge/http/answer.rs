@@ -1,7 +1,7 @@
 //! Ordinary answers: JSON, and problems as JSON. A problem's sentence names the limit or the field.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use http_body_util::Full;
 use hyper::Response;
@@ -19,6 +19,8 @@ pub struct Problem {
     error: String,
     limit: Option<usize>,
     allow: Option<&'static str>,
+    /// True exactly when the connection ends with the answer.
+    closes: bool,
 }
 
 #[derive(Serialize)]
@@ -30,7 +32,7 @@ struct ProblemBody<'a> {
 
 impl Problem {
     fn new(status: StatusCode, error: impl Into<String>) -> Problem {
-        Problem { status, error: error.into(), limit: None, allow: None }
+        Problem { status, error: error.into(), limit: None, allow: None, closes: false }
     }
 
     /// 400.
@@ -92,6 +94,12 @@ impl Problem {
         Problem { limit: Some(limit), ..self }
     }
 
+    /// The same, with which the connection ends: what follows on it cannot be trusted.
+    #[must_use]
+    pub fn closing(self) -> Problem {
+        Problem { closes: true, ..self }
+    }
+
     /// The same, with the place where it was found before the sentence.
     #[must_use]
     pub fn within(self, place: &str) -> Problem {
@@ -105,13 +113,13 @@ impl Problem {
         let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).into_bytes();
         let body = self.body();
         let length = body.len();
-        for (name, value) in self.into_answer().headers() {
+        for (name, value) in self.closing().into_answer().headers() {
             bytes.extend_from_slice(name.as_str().as_bytes());
             bytes.extend_from_slice(b": ");
             bytes.extend_from_slice(value.as_bytes());
             bytes.extend_from_slice(b"\r\n");
         }
-        let rest = format!("content-length: {length}\r\nconnection: close\r\ndate: {date}\r\n\r\n");
+        let rest = format!("content-length: {length}\r\ndate: {date}\r\n\r\n");
         bytes.extend_from_slice(rest.as_bytes());
         bytes.extend_from_slice(&body);
         bytes
@@ -127,6 +135,9 @@ impl Problem {
         let mut answer = json_bytes(self.status, self.body());
         if let Some(allow) = self.allow {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.closes {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

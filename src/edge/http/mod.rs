@@ -192,7 +192,7 @@ async fn route(request: Request<Incoming>, desk: &Desk, admission: Admission) ->
 }
 
 async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission) -> Result<Outcome, Problem> {
-    head::check(&request)?;
+    head::check(&request).map_err(Problem::closing)?;
     let path = request.uri().path().to_owned();
     if request.method() == Method::OPTIONS {
         return Ok(Outcome::Answer(cors::preflight(&desk.node.origins.admit(request.headers()))));
