@@ -61,6 +61,7 @@ fn without_descriptors_it_refuses_quickly_rests_and_comes_back() {
     });
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     let log = node.server.log();
-    assert!((1..=2).contains(&log.matches("cannot accept connections").count()), "a line for each shard: {log}");
+    let lines = log.matches("cannot accept connections").count();
+    assert!((1..refused / 2).contains(&lines), "a line when it begins, not for each of {refused}: {log}");
     assert!(log.contains("accepting connections again"), "{log}");
 }

@@ -11,6 +11,7 @@ mod demo;
 mod descriptors;
 mod from_redis;
 mod heartbeats;
+mod hostile;
 mod house;
 mod http2;
 mod limits;

@@ -22,10 +22,10 @@ fn who_comes_while_redis_stands_still_waits_small_and_is_opened_when_it_goes_on(
     let count: usize = std::env::var("FANWHEEL_TEST_WAITING").map_or(500, |text| text.parse().expect("a number"));
     let node = Node::on_redis_as(Launch::serve().flag("--shards", "2"));
     // What the first requests of a process cost is not what each stream costs.
-    drop((0..50).map(|_| Stream::open(&node.server, "topic=t")).collect::<Vec<_>>());
+    drop((0..50).map(|_| Stream::open(&node.server, "topic=other")).collect::<Vec<_>>());
     node.server.wait_metric("fanwheel_connections{transport=\"sse\"}", 0.0);
     node.redis().pause();
-    node.server.wait_not_ready();
+    node.server.wait_metric("fanwheel_source_connected", 0.0);
     let (since, before) = (Instant::now(), node.server.pss());
     let waiting: Vec<Wire> = (0..count).map(|_| begin(&node)).collect();
     let mut waiting: Vec<Stream> = waiting.into_iter().map(Stream::answered).collect();

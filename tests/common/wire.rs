@@ -90,6 +90,11 @@ impl Wire {
         self.socket.write_all(bytes)
     }
 
+    /// Ends one side of the connection, or both.
+    pub fn shutdown(&mut self, how: std::net::Shutdown) -> std::io::Result<()> {
+        self.socket.shutdown(how)
+    }
+
     /// Sends until the peer has closed the connection.
     pub fn flood(&mut self) {
         let deadline = Instant::now() + PATIENCE;

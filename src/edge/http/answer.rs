@@ -1,11 +1,13 @@
 //! Ordinary answers: JSON, and problems as JSON. A problem's sentence names the limit or the field.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use http_body_util::Full;
 use hyper::Response;
 use serde::Serialize;
+
+use crate::edge::HEADERS_MAX;
 
 /// An ordinary answer.
 pub type Answer = Response<Full<Bytes>>;
@@ -17,6 +19,8 @@ pub struct Problem {
     error: String,
     limit: Option<usize>,
     allow: Option<&'static str>,
+    /// True exactly when the connection ends with the answer.
+    closes: bool,
 }
 
 #[derive(Serialize)]
@@ -28,7 +32,7 @@ struct ProblemBody<'a> {
 
 impl Problem {
     fn new(status: StatusCode, error: impl Into<String>) -> Problem {
-        Problem { status, error: error.into(), limit: None, allow: None }
+        Problem { status, error: error.into(), limit: None, allow: None, closes: false }
     }
 
     /// 400.
@@ -59,8 +63,19 @@ impl Problem {
 
     /// 431.
     pub fn head_too_large(limit: usize) -> Problem {
-        let error = format!("a request's head is at most {limit} bytes");
+        let error = format!("a request's head is at most {limit} bytes and {HEADERS_MAX} headers");
         Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, error).with_limit(limit)
+    }
+
+    /// 501.
+    pub fn not_implemented(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::NOT_IMPLEMENTED, error)
+    }
+
+    /// 505.
+    pub fn other_version() -> Problem {
+        let error = "this port speaks HTTP/1.0 and HTTP/1.1";
+        Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, error)
     }
 
     /// 503 with `Retry-After`: nothing was stored.
@@ -79,12 +94,50 @@ impl Problem {
         Problem { limit: Some(limit), ..self }
     }
 
+    /// The same, with which the connection ends: what follows on it cannot be trusted.
+    #[must_use]
+    pub fn closing(self) -> Problem {
+        Problem { closes: true, ..self }
+    }
+
+    /// The same, with the place where it was found before the sentence.
+    #[must_use]
+    pub fn within(self, place: &str) -> Problem {
+        Problem { error: format!("{place}: {}", self.error), ..self }
+    }
+
+    /// The answer as bytes, with the connection's end behind it: for requests that hyper refuses.
+    #[must_use]
+    pub fn into_last_bytes(self, date: &str) -> Vec<u8> {
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).into_bytes();
+        let body = self.body();
+        let length = body.len();
+        for (name, value) in self.closing().into_answer().headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        let rest = format!("content-length: {length}\r\ndate: {date}\r\n\r\n");
+        bytes.extend_from_slice(rest.as_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    fn body(&self) -> Vec<u8> {
+        serde_json::to_vec(&ProblemBody { error: &self.error, limit: self.limit }).expect("text and a number serialize")
+    }
+
     /// The answer.
     #[must_use]
     pub fn into_answer(self) -> Answer {
-        let mut answer = json(self.status, &ProblemBody { error: &self.error, limit: self.limit });
+        let mut answer = json_bytes(self.status, self.body());
         if let Some(allow) = self.allow {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.closes {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -95,7 +148,10 @@ impl Problem {
 
 /// A JSON answer.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    let body = serde_json::to_vec(body).expect("strings, numbers and lists serialize");
+    json_bytes(status, serde_json::to_vec(body).expect("strings, numbers and lists serialize"))
+}
+
+fn json_bytes(status: StatusCode, body: Vec<u8>) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

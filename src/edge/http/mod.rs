@@ -12,8 +12,11 @@ pub mod answer;
 pub mod body;
 pub mod cors;
 pub mod events;
+pub mod head;
 mod http2;
 pub mod pages;
+pub mod publish;
+mod refusal;
 mod rewind;
 pub mod topics;
 
@@ -24,23 +27,26 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use hyper_util::rt::TokioTimer;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::edge::admission::{Admission, Place};
 use crate::edge::desk::{Arriving, Desk, Newcomer, Wants};
 use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX};
 use answer::{Answer, Problem};
+use refusal::Muted;
 use rewind::{Rewind, Speaks};
 
 /// After an answer that ends the connection, unread bytes of the request are thrown away for this
 /// long, and so many of them: closing with bytes unread would reset the connection and the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 4 << 20;
+/// Bytes thrown away at once.
+const SCRATCH_BYTES: usize = 16 << 10;
 
 /// What a service left for the task that drives its connection.
 type Handover = Rc<RefCell<Option<Wants>>>;
@@ -62,14 +68,13 @@ pub enum Outcome {
 pub async fn serve(socket: TcpStream, desk: Rc<Desk>, place: Place) {
     let _task = desk.begin_task();
     let recognised = tokio::select! {
-        recognised = tokio::time::timeout(HEAD_TIMEOUT, Rewind::recognise(socket)) => recognised,
+        recognised = Rewind::recognise(socket, HEAD_TIMEOUT) => recognised,
         () = desk.node.stop.wait() => return,
     };
     match recognised {
-        Ok(Some((Speaks::Http1, socket))) => serve_http1(socket, desk, place).await,
-        Ok(Some((Speaks::Http2, socket))) => http2::serve(socket, desk, place).await,
-        // It left, or said too little for too long.
-        Ok(None) | Err(_) => {}
+        Some((Speaks::Http1, socket)) => serve_http1(socket, desk, place).await,
+        Some((Speaks::Http2, socket)) => http2::serve(socket, desk, place).await,
+        None => {}
     }
 }
 
@@ -77,24 +82,22 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
     let admission = place.admission();
     let handover = Handover::default();
     let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission };
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_header_size(HEAD_BYTES_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(socket), service);
-    let mut ended = None;
-    tokio::select! {
-        result = poll_fn(|context| connection.poll_without_shutdown(context)) => ended = Some(result),
-        () = desk.node.stop.wait() => Pin::new(&mut connection).graceful_shutdown(),
-    }
+    // In a box, so that whoever lingers does not keep hyper's room.
+    let mut connection = Box::new(connection(socket, service));
+    let ended = tokio::select! {
+        ended = poll_fn(|context| connection.poll_without_shutdown(context)) => Some(ended),
+        () = desk.node.stop.wait() => None,
+    };
     let ended = match ended {
         Some(ended) => ended,
-        // The request under way is answered; an idle connection ends at once.
-        None => poll_fn(|context| connection.poll_without_shutdown(context)).await,
+        None => {
+            // The request under way is answered; an idle connection ends at once.
+            Pin::new(&mut *connection).graceful_shutdown();
+            poll_fn(|context| connection.poll_without_shutdown(context)).await
+        }
     };
-    let mut socket = connection.into_parts().io.into_inner().into_inner();
+    let parts = connection.into_parts();
+    let mut socket = parts.io.into_inner();
     let wants = handover.borrow_mut().take();
     match (ended, wants) {
         (Err(error), Some(wants)) if error.is_user() => {
@@ -102,24 +105,49 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
                 desk.hand_over(Newcomer { port: Arriving::Socket(OwnedFd::from(socket)), place, wants });
             }
         }
-        _ => {
-            let _ = tokio::time::timeout(LINGER, linger(&mut socket)).await;
+        (ended, _) => {
+            let refusal = ended.err().and_then(|error| refusal::problem(&error, &parts.read_buf));
+            drop(parts.read_buf);
+            let last = refusal.map(|problem| problem.into_last_bytes(&desk.date())).unwrap_or_default();
+            let _ = tokio::time::timeout(LINGER, linger(&mut socket, last)).await;
         }
     }
 }
 
-/// Ends our side, then waits for the peer to end its own.
-async fn linger(socket: &mut TcpStream) -> std::io::Result<()> {
+/// A connection in the hands of hyper. A client that has ended its side still gets its answer: what
+/// it has published is not called off half way.
+fn connection(socket: Rewind, service: Service) -> http1::Connection<Muted, Service> {
+    http1::Builder::new()
+        .half_close(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(Muted::new(socket), service)
+}
+
+/// Says the last, ends our side, then waits for the peer to end its own.
+async fn linger(socket: &mut TcpStream, last: Vec<u8>) -> std::io::Result<()> {
+    socket.write_all(&last).await?;
+    drop(last);
     socket.shutdown().await?;
-    let mut scratch = [0; 4096];
     let mut read = 0;
     while read < LINGER_BYTES_MAX {
-        match socket.read(&mut scratch).await? {
-            0 => break,
-            count => read += count,
+        socket.readable().await?;
+        match discard(socket) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Reads into a buffer that exists for this call only: thousands may linger.
+fn discard(socket: &TcpStream) -> std::io::Result<usize> {
+    socket.try_read(&mut [0; SCRATCH_BYTES])
 }
 
 struct Service {
@@ -152,6 +180,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 /// Finds who answers.
 async fn route(request: Request<Incoming>, desk: &Desk, admission: Admission) -> Outcome {
     let origin = desk.node.origins.admit(request.headers());
+    let has_body = !request.body().is_end_stream();
     let outcome = match dispatch(request, desk, admission).await {
         Ok(outcome) => outcome,
         Err(problem) => Outcome::Answer(problem.into_answer()),
@@ -159,9 +188,10 @@ async fn route(request: Request<Incoming>, desk: &Desk, admission: Admission) ->
     match outcome {
         Outcome::Answer(mut answer) => {
             origin.put_on(answer.headers_mut());
-            if admission == Admission::TurnedAway {
-                // It holds one of few places, and the next connection may find the node less full.
-                answer.headers_mut().insert(hyper::header::CONNECTION, http::HeaderValue::from_static("close"));
+            // Nothing waits for a body that nobody reads. And one that is turned away holds one of few
+            // places; the next connection may find the node less full.
+            if has_body && !body::was_read(&answer) || admission == Admission::TurnedAway {
+                head::close_after(&mut answer);
             }
             Outcome::Answer(answer)
         }
@@ -170,9 +200,7 @@ async fn route(request: Request<Incoming>, desk: &Desk, admission: Admission) ->
 }
 
 async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission) -> Result<Outcome, Problem> {
-    if head_bytes(&request) > HEAD_BYTES_MAX {
-        return Err(Problem::head_too_large(HEAD_BYTES_MAX));
-    }
+    head::check(&request).map_err(Problem::closing)?;
     let path = request.uri().path().to_owned();
     if request.method() == Method::OPTIONS {
         return Ok(Outcome::Answer(cors::preflight(&desk.node.origins.admit(request.headers()))));
@@ -183,7 +211,9 @@ async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission)
     if admission == Admission::TurnedAway {
         return Err(Problem::unavailable("this node has as many connections as it may"));
     }
-    let answer = if let Some(segment) = path.strip_prefix("/topics/").filter(|rest| !rest.contains('/')) {
+    let answer = if path == "/publish" {
+        publish::answer(request, desk).await?
+    } else if let Some(segment) = path.strip_prefix("/topics/").filter(|rest| !rest.contains('/')) {
         topics::answer(request, segment, desk).await?
     } else if let Some(pages) = &desk.node.pages {
         pages.answer(&request, desk).await?
@@ -191,13 +221,6 @@ async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission)
         return Err(Problem::not_found());
     };
     Ok(Outcome::Answer(answer))
-}
-
-/// Bytes of a request's head. hyper's own limit is that of its buffer, which it lets grow by whole reads.
-fn head_bytes(request: &Request<Incoming>) -> usize {
-    let line = request.method().as_str().len() + request.uri().to_string().len() + " HTTP/1.1\r\n".len() + 1;
-    let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + 4;
-    line + request.headers().iter().map(header).sum::<usize>() + 2
 }
 
 /// A response from a string of bytes that never changes.

@@ -3,10 +3,12 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// What a client that speaks HTTP/2 with prior knowledge begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -28,11 +30,14 @@ pub(super) struct Rewind {
 }
 
 impl Rewind {
-    /// Reads as much as tells what the client speaks. `None`: it left, or said nothing at all.
-    pub(super) async fn recognise(mut socket: TcpStream) -> Option<(Speaks, Rewind)> {
+    /// Reads as much as tells what the client speaks, for so long. `None`: it left, or said nothing at
+    /// all. One that said too little is left to HTTP/1, where it is told so.
+    pub(super) async fn recognise(mut socket: TcpStream, timeout: Duration) -> Option<(Speaks, Rewind)> {
+        let deadline = Instant::now() + timeout;
         let mut first = BytesMut::with_capacity(FIRST_READ);
         let speaks = loop {
-            let ended = socket.read_buf(&mut first).await.unwrap_or(0) == 0;
+            let read = tokio::time::timeout_at(deadline, socket.read_buf(&mut first)).await;
+            let ended = !matches!(read, Ok(Ok(1..)));
             if ended && first.is_empty() {
                 return None;
             }

@@ -1,6 +1,5 @@
 //! `POST /topics/{topic}`: the body is the event's data, byte for byte. `GET`: what the node knows of a topic.
 
-use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use crate::edge::desk::Desk;
 use crate::edge::http::answer::{Answer, Problem, json};
+use crate::edge::http::body::Share;
 use crate::edge::http::{body, events};
 use crate::engine::PublishError;
 use crate::event::{EVENT_BYTES_MAX, EVENT_KEY_BYTES_MAX, EVENT_NAME_BYTES_MAX, Event, EventName, EventNameError};
@@ -49,9 +49,15 @@ async fn publish(request: Request<Incoming>, segment: &str, desk: &Desk) -> Resu
         return Err(Problem::bad_request("`Idempotency-Key` needs a durable topic, and this one is live"));
     }
     let (name, key) = name_and_key(request.uri().query().unwrap_or_default())?;
-    let (data, _load) = body::read(request.into_body(), EVENT_BYTES_MAX, "an event's data", &desk.load).await?;
+    let (data, share) = body::read(request.into_body(), EVENT_BYTES_MAX, "an event's data", &desk.load).await?;
     let received_us = desk.node.clock.now_us();
-    let event = Event { topic: topic.clone(), name, key, data: utf8(data)?, id: None, received_us };
+    Ok(body::answered(store(Event { topic, name, key, data, id: None, received_us }, share, desk).await))
+}
+
+async fn store(event: Event, mut share: Share, desk: &Desk) -> Result<Answer, Problem> {
+    check_utf8(&event.data)?;
+    share.publishing(event.data.len())?;
+    let topic = event.topic.clone();
     let published = desk.node.publish.publish(event).await.map_err(|error| match error {
         PublishError::Refused(_) => Problem::unavailable(error.to_string()),
         PublishError::Unknown => Problem::unknown(error.to_string()),
@@ -62,41 +68,56 @@ async fn publish(request: Request<Incoming>, segment: &str, desk: &Desk) -> Resu
 }
 
 fn topic(segment: &str) -> Result<Topic, Problem> {
-    let name: Vec<u8> = percent_decode_str(segment).collect();
-    Topic::parse_bytes(&name).map_err(|error| match error {
-        TopicError::TooLong => Problem::bad_request(error.to_string()).with_limit(TOPIC_BYTES_MAX),
-        _ => Problem::bad_request(error.to_string()),
-    })
+    topic_name(&percent_decode_str(segment).collect::<Vec<u8>>())
 }
 
 fn name_and_key(query: &str) -> Result<(Option<EventName>, Option<Box<str>>), Problem> {
     let (mut name, mut key) = (None, None);
     for (parameter, value) in events::parameters(query)? {
-        match parameter.as_str() {
-            "event" => {
-                name = EventName::parse(&value).map_err(|error| match error {
-                    EventNameError::TooLong => Problem::bad_request(error.to_string()).with_limit(EVENT_NAME_BYTES_MAX),
-                    _ => Problem::bad_request(error.to_string()),
-                })?;
-            }
-            "key" if value.len() > EVENT_KEY_BYTES_MAX => {
-                let error = format!("`key` is at most {EVENT_KEY_BYTES_MAX} bytes long");
-                return Err(Problem::bad_request(error).with_limit(EVENT_KEY_BYTES_MAX));
-            }
-            "key" => key = Some(value.into_boxed_str()),
-            _ => {}
+        let slot = match parameter.as_str() {
+            "event" => &mut name,
+            "key" => &mut key,
+            _ => continue,
+        };
+        // Whoever checks one and whoever uses one might not take the same.
+        if slot.replace(value).is_some() {
+            return Err(Problem::bad_request(format!("`{parameter}` is given more than once")));
         }
     }
+    let name = name.map(|name| event_name(&name)).transpose()?.flatten();
+    let key = key.map(event_key).transpose()?;
     Ok((name, key))
 }
 
-/// Event streams are UTF-8; a publisher that sends something else is told, not mended.
-fn utf8(data: Bytes) -> Result<Bytes, Problem> {
-    match std::str::from_utf8(&data) {
-        Ok(_) => Ok(data),
-        Err(error) => {
-            let at = error.valid_up_to();
-            Err(Problem::bad_request(format!("an event's data must be valid UTF-8, and byte {at} is not")))
-        }
+/// Checks an event's name; the empty one is none.
+pub(super) fn event_name(text: &str) -> Result<Option<EventName>, Problem> {
+    EventName::parse(text).map_err(|error| match error {
+        EventNameError::TooLong => Problem::bad_request(error.to_string()).with_limit(EVENT_NAME_BYTES_MAX),
+        _ => Problem::bad_request(error.to_string()),
+    })
+}
+
+/// Checks an event's key.
+pub(super) fn event_key(text: String) -> Result<Box<str>, Problem> {
+    if text.len() > EVENT_KEY_BYTES_MAX {
+        let error = format!("`key` is at most {EVENT_KEY_BYTES_MAX} bytes long");
+        return Err(Problem::bad_request(error).with_limit(EVENT_KEY_BYTES_MAX));
     }
+    Ok(text.into_boxed_str())
+}
+
+/// Checks a topic's name, decoded.
+pub(super) fn topic_name(name: &[u8]) -> Result<Topic, Problem> {
+    Topic::parse_bytes(name).map_err(|error| match error {
+        TopicError::TooLong => Problem::bad_request(error.to_string()).with_limit(TOPIC_BYTES_MAX),
+        _ => Problem::bad_request(error.to_string()),
+    })
+}
+
+/// Event streams are UTF-8; a publisher that sends something else is told, not mended.
+fn check_utf8(data: &[u8]) -> Result<(), Problem> {
+    std::str::from_utf8(data).map(drop).map_err(|error| {
+        let at = error.valid_up_to();
+        Problem::bad_request(format!("an event's data must be valid UTF-8, and byte {at} is not"))
+    })
 }
