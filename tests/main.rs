@@ -17,6 +17,7 @@ mod http2;
 mod limits;
 mod opening;
 mod order;
+mod places;
 mod publishing;
 mod redis_away;
 mod redis_faults;
