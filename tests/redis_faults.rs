@@ -254,11 +254,14 @@ fn overflow_the_output_buffer() {
     let begun = Instant::now();
     scene.proxy.hold(Who::Subscribers, Way::Down);
     let mut publisher = scene.redis.client().try_named(OURS).unwrap();
-    // More than all sockets on the way can hold.
-    wait_until("Redis to cut off whoever does not read", || {
-        publisher.publish("fanwheel:b", &[b'x'; 1 << 20]);
-        publisher.command(&[b"CLIENT", b"LIST", b"TYPE", b"pubsub"]).text().is_empty()
-    });
+    let mut subscribers = || {
+        let list = publisher.command(&[b"CLIENT", b"LIST", b"TYPE", b"pubsub"]).text();
+        list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = subscribers();
+    // More than all sockets on the way can hold, at once.
+    scene.redis.client().publish_all("fanwheel:b", &[&[b'x'; 1 << 20][..]; 12]);
+    wait_until("Redis to cut off whoever does not read", || subscribers().iter().all(|id| !before.contains(id)));
     scene.expect_red(begun, ACTIVE_BOUND);
     let healed = Instant::now();
     scene.proxy.heal();
