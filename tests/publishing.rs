@@ -237,3 +237,137 @@ fn pipelined_publishes_are_answered_and_delivered_in_order() {
         }
     });
 }
+
+#[test]
+fn many_events_of_one_request_arrive_each_on_its_topic_and_are_answered_in_order() {
+    Node::each(|node| {
+        let mut stream = Stream::open(&node.server, "topic=a&topic=b/c");
+        let body = json!([
+            {"topic": "a", "data": "one"},
+            {"topic": "b/c", "data": "two\nlines", "event": "tick", "key": "k"},
+            {"event": "", "data": "", "topic": "a"},
+            {"topic": "nobody", "data": "\u{0}\u{1f600}"},
+        ]);
+        let answer = post(node.server.public, "/publish", body.to_string().as_bytes());
+        assert_eq!(answer.status(), 200);
+        let ids = |topics: &[&str]| topics.iter().map(|topic| json!({"topic": topic, "id": null})).collect::<Vec<_>>();
+        assert_eq!(answer.json(), json!(ids(&["a", "b/c", "a", "nobody"])));
+        assert_eq!(stream.next_data(), "one");
+        assert_eq!(stream.next(), Event { name: "tick".into(), data: "two\nlines".into(), ..Event::default() });
+        assert_eq!(stream.next_data(), "");
+        assert_eq!(post(node.server.public, "/publish", b"[]").json(), json!([]));
+    });
+}
+
+#[test]
+fn a_request_with_one_bad_event_publishes_nothing() {
+    let node = Node::embedded();
+    let mut stream = Stream::open(&node.server, "topic=t");
+    let good = json!({"topic": "t", "data": "x"});
+    for (bad, sentence) in [
+        (json!({"topic": "t"}), "event 2: `data` is missing"),
+        (json!({"topic": "t", "data": 7}), "event 2, `data` must be a string"),
+        (json!({"topic": "$t", "data": "x"}), "event 2, `topic`: topics that begin with `$`"),
+        (json!({"topic": "t", "data": "x", "retain": true}), "event 2: has a field `retain`"),
+        (
+            json!({"topic": "t", "data": "x", "idempotency_key": "i"}),
+            "event 2, `idempotency_key`: needs a durable topic",
+        ),
+    ] {
+        let body = json!([good, good, bad]).to_string();
+        let problem = post(node.server.public, "/publish", body.as_bytes()).problem(400);
+        assert!(problem.contains(sentence), "`{sentence}` in `{problem}`");
+    }
+    let answer = post(node.server.public, "/publish", json!(vec![&good; 1001]).to_string().as_bytes());
+    assert!(answer.problem(400).contains("event 1000"));
+    assert_eq!(answer.json()["limit"], 1000);
+    let large = json!([good, {"topic": "t", "data": "x".repeat(MIB + 1)}]).to_string();
+    let answer = post(node.server.public, "/publish", large.as_bytes());
+    assert!(answer.problem(413).contains("event 1, `data`"));
+    assert_eq!(answer.json()["limit"], MIB);
+    let answer = post(node.server.public, "/publish", &vec![b' '; 8 * MIB + 1]);
+    answer.problem(413);
+    assert_eq!(answer.json()["limit"], 8 * MIB);
+    node.post("t", "the first of all");
+    assert_eq!(stream.next_data(), "the first of all");
+}
+
+/// The first request finds no connection to Redis yet: none of its events may overtake another on
+/// the way to it. Requests side by side share the connection.
+#[test]
+fn events_of_one_request_keep_their_order() {
+    Node::each_as(
+        || Launch::serve().flag("--shards", "1"),
+        |node| {
+            let mut streams: Vec<Stream> =
+                ["a", "b", "c"].iter().map(|topic| Stream::open(&node.server, &format!("topic={topic}"))).collect();
+            let body = |first: usize, topic: &str| {
+                let events = (first..first + 1000).map(|number| json!({"topic": topic, "data": number.to_string()}));
+                json!(events.collect::<Vec<_>>()).to_string()
+            };
+            std::thread::scope(|scope| {
+                for topic in ["a", "b", "c"] {
+                    scope.spawn(move || {
+                        for first in [0, 1000] {
+                            let answer = post(node.server.public, "/publish", body(first, topic).as_bytes());
+                            let outcomes = answer.json();
+                            let outcomes = outcomes.as_array().unwrap();
+                            assert!(outcomes.len() == 1000 && outcomes.iter().all(|one| one["id"].is_null()));
+                            assert!(outcomes.iter().all(|one| one.get("error").is_none()), "{outcomes:?}");
+                        }
+                    });
+                }
+                for stream in &mut streams {
+                    // Read while it is published: a topic's log is shorter than all of it.
+                    scope.spawn(move || {
+                        for number in 0..2000 {
+                            assert_eq!(stream.next_data(), number.to_string());
+                        }
+                    });
+                }
+            });
+        },
+    );
+}
+
+#[test]
+fn the_largest_event_fits_into_a_request_however_it_is_escaped() {
+    let node = Node::embedded();
+    let mut stream = Stream::open(&node.server, "topic=t");
+    let body = format!(r#"[{{"topic":"t","data":"{}"}}]"#, r"\u0001".repeat(MIB));
+    assert_eq!(post(node.server.public, "/publish", body.as_bytes()).status(), 200);
+    assert!(stream.next_data() == "\u{1}".repeat(MIB));
+}
+
+#[test]
+fn each_event_of_a_request_is_told_when_redis_does_not_store_it() {
+    let mut node = Node::on_redis_as(Launch::serve().flag("--shards", "1"));
+    node.post("t", "x");
+    node.redis_mut().kill();
+    let body = json!([{"topic": "a", "data": "x"}, {"topic": "b", "data": "x"}]).to_string();
+    let outcomes = || post(node.server.public, "/publish", body.as_bytes()).json();
+    // The first may be caught by the connection's end: then nobody knows.
+    crate::common::wait_until("the events to be refused", || {
+        let outcomes = outcomes();
+        let errors: Vec<String> =
+            outcomes.as_array().unwrap().iter().map(|one| one["error"].as_str().unwrap().to_owned()).collect();
+        assert!(errors.iter().all(|error| ["not stored: ", "unknown: "].iter().any(|word| error.starts_with(word))));
+        errors.iter().all(|error| error.starts_with("not stored: "))
+    });
+    assert_eq!(outcomes()[1], json!({"topic": "b", "error": "not stored: Redis is away"}));
+}
+
+/// A client may end its side once it has said all.
+#[test]
+fn a_publish_is_not_called_off_by_a_client_that_has_said_all() {
+    Node::each(|node| {
+        let mut stream = Stream::open(&node.server, "topic=t");
+        for number in 0..20 {
+            let mut wire = Wire::connect(node.server.public);
+            wire.send(&raw("POST", "/topics/t", &[], number.to_string().as_bytes()));
+            wire.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(wire.take_answer().status(), 202);
+            assert_eq!(stream.next_data(), number.to_string());
+        }
+    });
+}

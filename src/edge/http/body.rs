@@ -1,8 +1,12 @@
 //! Request bodies, bounded in bytes and time, each and all together.
 //!
-//! What always holds: what bodies under way occupy in a shard is at most [`LOAD_BYTES_MAX`]. Charged is
-//! what is *occupied*, not what has arrived: the connection's read buffer from the first moment, the
-//! body's own buffer as it grows, and the copies that a source makes of it until the publish was answered.
+//! What always holds: what bodies under way occupy in a shard is at most [`LOAD_BYTES_MAX`], and while one
+//! is put together, the largest body more. Charged is what is *occupied*, not what has arrived: the
+//! connection's read buffer from the first moment, the pieces of the body as they are
+//! needed, and the copies that a source makes of it until the publish was answered.
+//!
+//! A body is kept in pieces of one size until it is whole: a buffer that doubles leaves behind it
+//! holes of every size, and 5,000 bodies that did so occupied twice what they held.
 //!
 //! # Overload
 //! A body that finds no room is refused with 503 before anything of it is stored, and its connection
@@ -15,18 +19,20 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming, SizeHint};
+use hyper::body::{Body, Incoming};
 
 use crate::edge::http::answer::{Answer, Problem};
+use crate::edge::http::publish::BODY_BYTES_MAX;
 use crate::edge::{BODY_TIMEOUT, HEAD_BYTES_MAX};
 
-/// Most bytes of bodies and publishes under way in one shard.
-pub const LOAD_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of bodies and publishes under way in one shard: 64 MiB, less the largest body, which is
+/// copied when it is whole. One is at a time, for a shard is one thread.
+pub const LOAD_BYTES_MAX: usize = (64 << 20) - BODY_BYTES_MAX;
 /// What a connection occupies while a body is read from it: hyper's read buffer, which grows to the
 /// size of the largest head.
 const READ_BUFFER_BYTES: usize = HEAD_BYTES_MAX;
-/// The smallest buffer of a body that is larger than its first piece.
-const BUFFER_BYTES_MIN: usize = 4 << 10;
+/// A piece of a body.
+const PIECE_BYTES: usize = 16 << 10;
 /// Copies of an event's data that a source may hold beside it: a command, and the command in the
 /// buffer of its connection.
 const SOURCE_COPIES: usize = 2;
@@ -118,39 +124,73 @@ async fn collect(mut body: Incoming, bytes_max: usize, mut share: Share) -> Resu
     if !share.grow(READ_BUFFER_BYTES) {
         return Err(Stopped::NoRoom);
     }
-    let buffer_max = buffer_max(&body.size_hint(), bytes_max);
-    let mut all = Vec::new();
+    let announced = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
+    let mut pieces = Pieces::new(announced.map_or(bytes_max, |announced| announced.min(bytes_max)));
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Stopped::Broken)?.into_data() else { continue };
-        let len = all.len() + data.len();
-        if len > bytes_max {
+        // Copied, because it is a slice of the connection's read buffer and would keep it alive.
+        pieces.take(&data, &mut share)?;
+    }
+    Ok((pieces.join(), share))
+}
+
+/// What has arrived of a body.
+struct Pieces {
+    full: Vec<Vec<u8>>,
+    /// The piece that is being filled.
+    last: Vec<u8>,
+    /// Bytes that may still come.
+    missing: usize,
+}
+
+impl Pieces {
+    fn new(bytes_max: usize) -> Pieces {
+        Pieces { full: Vec::new(), last: Vec::new(), missing: bytes_max }
+    }
+
+    /// Takes what has arrived.
+    fn take(&mut self, mut data: &[u8], share: &mut Share) -> Result<(), Stopped> {
+        if data.len() > self.missing {
             return Err(Stopped::TooLarge);
         }
-        if len > all.capacity() {
-            let capacity = capacity_for(len, all.capacity(), buffer_max);
-            if !share.grow(capacity - all.capacity()) {
-                return Err(Stopped::NoRoom);
+        while !data.is_empty() {
+            if self.last.len() == self.last.capacity() {
+                self.begin_piece(share)?;
             }
-            all.reserve_exact(capacity - all.len());
+            let room = self.last.capacity() - self.last.len();
+            let (now, later) = data.split_at(room.min(data.len()));
+            self.last.extend_from_slice(now);
+            self.missing -= now.len();
+            data = later;
         }
-        // Copied, because a piece is a slice of the connection's read buffer and would keep it alive.
-        all.extend_from_slice(&data);
+        Ok(())
     }
-    // What is kept of it is kept without the room it did not need.
-    all.shrink_to_fit();
-    Ok((Bytes::from(all), share))
-}
 
-/// The largest buffer this body can need.
-fn buffer_max(hint: &SizeHint, bytes_max: usize) -> usize {
-    let announced = hint.exact().and_then(|exact| usize::try_from(exact).ok());
-    announced.map_or(bytes_max, |announced| announced.min(bytes_max))
-}
+    fn begin_piece(&mut self, share: &mut Share) -> Result<(), Stopped> {
+        let bytes = PIECE_BYTES.min(self.missing);
+        if !share.grow(bytes) {
+            return Err(Stopped::NoRoom);
+        }
+        let full = std::mem::replace(&mut self.last, Vec::with_capacity(bytes));
+        if !full.is_empty() {
+            self.full.push(full);
+        }
+        Ok(())
+    }
 
-/// The next capacity of a buffer that must hold `len` bytes: twice the one before, so that each byte
-/// is moved about once. `len <= buffer_max`.
-fn capacity_for(len: usize, before: usize, buffer_max: usize) -> usize {
-    (2 * before).max(BUFFER_BYTES_MIN).min(buffer_max).max(len)
+    /// The whole, without room that it does not need: some of it is kept in logs.
+    fn join(mut self) -> Bytes {
+        if self.full.is_empty() {
+            self.last.shrink_to_fit();
+            return Bytes::from(self.last);
+        }
+        self.full.push(self.last);
+        let mut whole = Vec::with_capacity(self.full.iter().map(Vec::len).sum());
+        for piece in self.full {
+            whole.extend_from_slice(&piece);
+        }
+        Bytes::from(whole)
+    }
 }
 
 #[cfg(test)]
@@ -171,11 +211,26 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_grows_with_what_has_arrived_and_no_further_than_was_announced() {
-        assert_eq!(capacity_for(1, 0, 100), 100);
-        assert_eq!(capacity_for(1, 0, 1 << 20), BUFFER_BYTES_MIN);
-        assert_eq!(capacity_for(4097, 4096, 1 << 20), 8192);
-        assert_eq!(capacity_for(600_000, 524_288, 700_000), 700_000);
-        assert_eq!(capacity_for(20_000, 4096, 1 << 20), 20_000);
+    fn a_body_occupies_whole_pieces_and_no_more_than_was_announced() {
+        let load = Load::default();
+        let mut share = Share { load: load.clone(), bytes: 0 };
+        let data: Vec<u8> = (0..40_000u32).map(|number| number as u8).collect();
+        let mut pieces = Pieces::new(data.len());
+        let charged: Vec<usize> = data
+            .chunks(10_000)
+            .map(|part| {
+                assert!(pieces.take(part, &mut share).is_ok());
+                load.0.get()
+            })
+            .collect();
+        assert_eq!(charged, [PIECE_BYTES, 2 * PIECE_BYTES, 2 * PIECE_BYTES, 40_000]);
+        assert!(matches!(pieces.take(b"x", &mut share), Err(Stopped::TooLarge)));
+        assert_eq!(pieces.join(), data);
+        let mut small = Pieces::new(5);
+        assert!(small.take(b"hello", &mut share).is_ok());
+        assert_eq!((small.join(), load.0.get()), (Bytes::from("hello"), 40_005));
+        assert!(share.grow(LOAD_BYTES_MAX - 40_005));
+        assert!(matches!(Pieces::new(5).take(b"x", &mut share), Err(Stopped::NoRoom)));
+        assert_eq!(Pieces::new(5).join(), Bytes::new());
     }
 }

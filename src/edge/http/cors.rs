@@ -1,8 +1,14 @@
-//! Cross-origin use: which pages of other origins may open streams and publish.
+//! Cross-origin use: which pages of other origins may open streams, publish, and read the answers.
+//!
+//! What always holds: refusals carry the same headers as other answers, so that a page can read
+//! why; and wherever the answer depends on the origin, caches are told (`Vary`). Not answered is
+//! `Access-Control-Request-Private-Network`: whether a public page may reach a private
+//! network is for the browser and its user to say, not for a server that cannot know where it stands.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderValue, ORIGIN,
+    RETRY_AFTER, VARY,
 };
 use http::{Response, StatusCode};
 
@@ -33,7 +39,9 @@ impl Origins {
         if self.0.is_empty() {
             return Verdict::Off;
         }
-        let Some(origin) = headers.get(ORIGIN) else {
+        let mut origins = headers.get_all(ORIGIN).iter();
+        // No browser sends two.
+        let (Some(origin), None) = (origins.next(), origins.next()) else {
             return Verdict::NotAdmitted;
         };
         if self.0.iter().any(|one| one.as_bytes() == origin.as_bytes()) {
@@ -72,7 +80,16 @@ impl Verdict {
     }
 }
 
-/// The answer to an OPTIONS request. The headers allowed are those that event stream clients send.
+/// Lets a page read when to come back, which it could not without (Fetch standard, "CORS-safelisted
+/// response-header name").
+pub fn expose_retry_after(headers: &mut HeaderMap) {
+    if headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) && headers.contains_key(RETRY_AFTER) {
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
+    }
+}
+
+/// The answer to an OPTIONS request. The headers allowed are those that event stream clients and
+/// publishers send; GET, HEAD and POST need no leave, but some clients look for them.
 #[must_use]
 pub fn preflight(verdict: &Verdict) -> Answer {
     let mut answer = Response::new(bytes::Bytes::new().into());
@@ -103,6 +120,9 @@ mod tests {
         assert!(matches!(origins.admit(&asked_by("https://a.example")), Verdict::Admitted(_)));
         assert!(matches!(origins.admit(&asked_by("https://a.example.evil")), Verdict::NotAdmitted));
         assert!(matches!(origins.admit(&HeaderMap::new()), Verdict::NotAdmitted));
+        let mut twice = asked_by("https://a.example");
+        twice.append(ORIGIN, HeaderValue::from_static("https://a.example"));
+        assert!(matches!(origins.admit(&twice), Verdict::NotAdmitted));
         assert!(matches!(Origins::default().admit(&asked_by("https://a.example")), Verdict::Off));
         let all = Origins(vec!["*".into(), "http://y".into()]);
         assert_eq!(all.admit(&asked_by("http://x")).lines(), "access-control-allow-origin: *\r\nvary: origin\r\n");

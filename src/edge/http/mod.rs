@@ -44,7 +44,7 @@ use rewind::{Rewind, Speaks};
 /// After an answer that ends the connection, unread bytes of the request are thrown away for this
 /// long, and so many of them: closing with bytes unread would reset the connection and the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: usize = 4 << 20;
+const LINGER_BYTES_MAX: usize = 2 * publish::BODY_BYTES_MAX;
 /// Bytes thrown away at once.
 const SCRATCH_BYTES: usize = 16 << 10;
 
@@ -188,6 +188,7 @@ async fn route(request: Request<Incoming>, desk: &Desk, admission: Admission) ->
     match outcome {
         Outcome::Answer(mut answer) => {
             origin.put_on(answer.headers_mut());
+            cors::expose_retry_after(answer.headers_mut());
             // Nothing waits for a body that nobody reads. And one that is turned away holds one of few
             // places; the next connection may find the node less full.
             if has_body && !body::was_read(&answer) || admission == Admission::TurnedAway {

@@ -41,7 +41,7 @@ pub const EVENTS_MAX: usize = 1_000;
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 
 const _: () = assert!(6 * EVENT_BYTES_MAX < BODY_BYTES_MAX);
-/// While it is read its buffer is charged, while it is published the copies of a source: both fit twice.
+/// Its text, and then the copies that a source makes of it, are charged: two requests fit at once.
 const _: () = assert!(2 * 3 * BODY_BYTES_MAX <= body::LOAD_BYTES_MAX);
 
 /// What became of an event.
