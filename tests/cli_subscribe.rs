@@ -73,8 +73,9 @@ fn it_comes_back_to_a_node_that_was_stopped_and_started_again() {
     let url = format!("http://{listen}");
     let program = following(&url);
     server.stop();
-    let note = program.next_note();
-    assert!(note.ends_with("; reconnecting"), "{note}");
+    let notes = [program.next_note(), program.next_note()];
+    let expected = ["fanwheel: the node closes this stream (shutdown)", "fanwheel: the stream has ended; reconnecting"];
+    assert_eq!(notes, expected);
     let server = start();
     // Nothing is said in between, however often it has tried.
     assert_eq!(program.next_note(), format!("fanwheel: connected to {url} again"));

@@ -145,7 +145,8 @@ async fn by_redis(redis: RedisConfig, event: Event) -> Result<String, Failure> {
     if let Some(why) = redis.check().await.map_err(|problem| failed(&problem))? {
         return Err(Failure::Failed(format!("cannot reach {}: {why}", redis.shown)));
     }
-    let answer = serde_json::json!({"topic": event.topic.as_str(), "id": null});
+    let topic = serde_json::Value::from(event.topic.as_str());
     Publisher::new(redis).publish(event).await.map_err(|error| failed(&error))?;
-    Ok(answer.to_string())
+    // As a node would answer.
+    Ok(format!("{{\"topic\":{topic},\"id\":null}}"))
 }
