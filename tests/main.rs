@@ -4,6 +4,8 @@
 
 mod admin;
 mod browser;
+mod cli_publish;
+mod cli_subscribe;
 mod commands;
 mod common;
 mod cors;

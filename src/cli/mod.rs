@@ -1,7 +1,12 @@
 //! The command line: one file per verb. Exit codes: 0, 1 failed, 2 usage or configuration.
 
+mod client;
 mod demo;
+mod failure;
+mod publish;
 mod serve;
+mod sse;
+mod subscribe;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -24,6 +29,9 @@ enum Verb {
     Serve(Flags),
     /// Run a node with a built-in stock ticker and a page to look at
     Demo(Flags),
+    // What these say about themselves stands with their flags.
+    Publish(publish::Flags),
+    Subscribe(subscribe::Flags),
 }
 
 /// Wrong usage or configuration.
@@ -35,6 +43,10 @@ pub fn run() -> ExitCode {
     let (flags, demo) = match Command::parse().verb {
         Verb::Serve(flags) => (flags, false),
         Verb::Demo(flags) => (flags, true),
+        Verb::Publish(flags) => {
+            return publish::run(flags).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS);
+        }
+        Verb::Subscribe(flags) => return subscribe::run(flags).unwrap_or_else(|failure| failure.report()),
     };
     let config = match Config::load(flags) {
         Ok(config) => config,
@@ -58,6 +70,12 @@ pub fn run() -> ExitCode {
 /// Prints lines; nobody may be there to read them, and the node runs all the same.
 fn print(lines: &str) {
     let _ = writeln!(std::io::stdout(), "{lines}");
+}
+
+/// One thread is enough for the verbs that are clients.
+fn runtime() -> Result<tokio::runtime::Runtime, failure::Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| failure::Failure::Failed(format!("cannot start: {error}")))
 }
 
 fn start_logging(config: &Config) {

@@ -1,0 +1,152 @@
+//! `fanwheel publish`: one event, over HTTP through a node, or straight through Redis.
+//!
+//! What can be checked is checked before anything is sent: topic, event name, data. An event of
+//! which it is not known whether it was accepted is not sent again; the sentence says so.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use clap::Args;
+
+use super::client::{self, Ask, NoAnswer, Node};
+use super::failure::Failure;
+use crate::engine::Publish;
+use crate::event::{EVENT_BYTES_MAX, Event, EventName};
+use crate::source::redis::publisher::Publisher;
+use crate::source::redis::{Found, RedisConfig};
+use crate::topic::Topic;
+
+/// Publish one event and print what the node answers
+///
+/// Exit codes: 0 accepted, 1 not accepted or not known, 2 wrong usage (nothing was sent).
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// Where to: 1-255 bytes, no control characters, not beginning with `$`
+    topic: String,
+    /// The event's data; `-` or none reads standard input to its end, at most 1 MiB, and sends it as it is,
+    /// a trailing line end included
+    data: Option<String>,
+    /// The event's name: at most 128 bytes, not beginning with `fanwheel.`
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+    /// Lets the node recognise a repeated publish; needs a durable topic
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// The node, or the proxy before it [default: http://127.0.0.1:8080]
+    #[arg(long, env = URL_VARIABLE, value_name = "URL")]
+    url: Option<String>,
+    /// Publish through this Redis, without any node
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+    /// With --redis: what the channel's name begins with
+    #[arg(long, env = "FANWHEEL_CHANNEL_PREFIX", value_name = "TEXT", default_value = "fanwheel:")]
+    channel_prefix: String,
+}
+
+/// Where the node is, for the verbs that speak to one.
+pub(super) const URL_VARIABLE: &str = "FANWHEEL_URL";
+
+/// Publishes; prints the answer, one line of JSON.
+pub(super) fn run(flags: Flags) -> Result<(), Failure> {
+    let usage = |why: &dyn std::fmt::Display| Failure::Usage(why.to_string());
+    let topic = Topic::parse(&flags.topic).map_err(|error| usage(&error))?;
+    let name = EventName::parse(flags.event.as_deref().unwrap_or_default()).map_err(|error| usage(&error))?;
+    let way = Way::choose(&flags, &topic, name.as_ref())?;
+    let data = data(flags.data)?;
+    let answer = super::runtime()?.block_on(async {
+        match way {
+            Way::Node(node, ask) => by_node(&node, ask.carrying(data)).await,
+            Way::Redis(redis) => {
+                by_redis(redis, Event { topic, name, key: None, data, id: None, received_us: 0 }).await
+            }
+        }
+    })?;
+    super::print(&answer);
+    Ok(())
+}
+
+/// By which way, with all that was checked.
+enum Way {
+    /// The request still lacks the data.
+    Node(Box<Node>, Ask),
+    Redis(RedisConfig),
+}
+
+impl Way {
+    fn choose(flags: &Flags, topic: &Topic, name: Option<&EventName>) -> Result<Way, Failure> {
+        let Some(redis) = &flags.redis else {
+            return Ok(Way::Node(Box::new(Node::parse(flags.url.as_deref())?), ask(flags, topic, name)?));
+        };
+        if flags.idempotency_key.is_some() {
+            return Err(Failure::Usage("--idempotency-key needs --url: only a node recognises repetitions".into()));
+        }
+        // A URL that stands only in the variable yields to the flag.
+        if flags.url != std::env::var(URL_VARIABLE).ok() {
+            return Err(Failure::Usage("--url and --redis are two ways; choose one".into()));
+        }
+        let redis = RedisConfig::parse(redis, &flags.channel_prefix);
+        Ok(Way::Redis(redis.map_err(|problem| Failure::Usage(problem.to_string()))?))
+    }
+}
+
+fn ask(flags: &Flags, topic: &Topic, name: Option<&EventName>) -> Result<Ask, Failure> {
+    let mut target = format!("/topics/{}", client::segment(topic.as_str()));
+    if let Some(name) = name {
+        target.push_str(&format!("?event={}", client::segment(name.as_str())));
+    }
+    let ask = Ask::post(target);
+    let Some(key) = &flags.idempotency_key else { return Ok(ask) };
+    ask.with("idempotency-key", key).map_err(|error| Failure::Usage(format!("--idempotency-key `{key}`: {error}")))
+}
+
+/// The event's data, checked.
+fn data(given: Option<String>) -> Result<Bytes, Failure> {
+    let too_large = || Failure::Failed(format!("the data of an event is at most {EVENT_BYTES_MAX} bytes"));
+    let data = match given {
+        Some(text) if text != "-" => text.into_bytes(),
+        _ => {
+            let mut bytes = Vec::new();
+            // One byte more tells what is too large.
+            let read = std::io::stdin().take(EVENT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+            read.map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
+            bytes
+        }
+    };
+    if data.len() > EVENT_BYTES_MAX {
+        return Err(too_large());
+    }
+    if let Err(error) = std::str::from_utf8(&data) {
+        let at = error.valid_up_to();
+        return Err(Failure::Failed(format!("the data of an event must be valid UTF-8; byte {at} is not")));
+    }
+    Ok(data.into())
+}
+
+async fn by_node(node: &Node, ask: Ask) -> Result<String, Failure> {
+    let answer = node.ask(ask).await;
+    let answer = answer.map_err(|error| {
+        Failure::Failed(match error {
+            NoAnswer::Unreachable(..) => format!("{error}; is a node running there? --url names another"),
+            NoAnswer::Lost(..) => format!("{error}; it is not known whether the event was accepted"),
+        })
+    })?;
+    if !(200..300).contains(&answer.status()) {
+        return Err(Failure::Failed(answer.problem().await));
+    }
+    match answer.text().await {
+        // The line ends JSON; nothing in it moves a cursor.
+        Some(text) => Ok(text.trim_end().to_owned()),
+        None => Err(Failure::Failed("the event was accepted; the rest of the answer was lost".into())),
+    }
+}
+
+async fn by_redis(redis: RedisConfig, event: Event) -> Result<String, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
+    if let Found::NotYet(why) = redis.check().await.map_err(|problem| failed(&problem))? {
+        return Err(Failure::Failed(format!("cannot reach {}: {why}", redis.shown)));
+    }
+    let topic = serde_json::Value::from(event.topic.as_str());
+    Publisher::new(redis).publish(event).await.map_err(|error| failed(&error))?;
+    // As a node would answer.
+    Ok(format!("{{\"topic\":{topic},\"id\":null}}"))
+}
