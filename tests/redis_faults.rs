@@ -372,6 +372,7 @@ fn break_the_publisher_s_link() {
 /// Half a second without an answer, again and again, is no reason to lose anything.
 fn be_slow() {
     let scene = Scene::start();
+    let accepted = scene.proxy.accepted();
     for _ in 0..3 {
         scene.redis.pause();
         let begun = Instant::now();
@@ -387,5 +388,6 @@ fn be_slow() {
     wait_until("more than a probe's patience to pass", || begun.elapsed() >= Duration::from_millis(2_500));
     scene.proxy.heal();
     assert_eq!(scene.reconnects(), 0.0);
+    assert_eq!(scene.proxy.accepted(), accepted, "nor to connect anew for publishing");
     scene.finish(0..=0);
 }

@@ -15,7 +15,7 @@
 //! costs no connection. Any push proves that the connection is alive: while they come it is kept and
 //! its streams are fed, and only readiness says that the probe is away.
 //!
-//! Under overload: time is counted only while the thread was there to listen ([`HELD_UP`]). A starved
+//! Under overload: time is counted only while the thread was there to listen (`HELD_UP`). A starved
 //! machine, or a node that was stopped, does not hold its own silence against Redis. A probe waits
 //! behind all that was published before it; as long as that comes, nobody is in a hurry.
 //!

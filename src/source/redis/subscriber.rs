@@ -335,10 +335,16 @@ impl Subscriber {
         number: u64,
         renewed: bool,
     ) -> Result<(), Trouble> {
-        let (sent, server) = tokio::join!(self.publisher.probe(channel, number, renewed), Server::ask(&mut connection));
-        sent.map_err(|error| self.refused(&error))?;
-        // No answer is no news: whether the connection lives is for the probe to say.
-        server.map_or(Ok(()), |server| server.require())
+        let sent = async {
+            let sent = self.publisher.probe(channel, number, renewed).await;
+            sent.map_err(|error| self.refused(&error))
+        };
+        let asked = async {
+            // No answer is no news: whether the connection lives is for the probe to say.
+            Server::ask(&mut connection).await.map_or(Ok(()), |server| server.require())
+        };
+        // The first that objects is enough: the other may try on for as long as it is let.
+        tokio::try_join!(sent, asked).map(|_| ())
     }
 
     /// Sends one command for a batch of wishes of one kind. Redis refuses a command as a whole, so
