@@ -77,6 +77,8 @@ fn a_redis_that_is_away_or_refuses_is_told() {
     let (code, line) = refused(&["t", "x", "--redis", &format!("redis://:wr0ng@{}", redis.address)], b"");
     assert!(code == Some(1) && line.contains("password") && !line.contains("wr0ng"), "{line}");
     let redis = RedisServer::start();
+    let (code, line) = refused(&["t", "x", "--redis", &format!("rediss://{}", redis.address)], b"");
+    assert!(code == Some(1) && line.contains("cannot reach rediss://"), "it speaks no TLS: {line}");
     redis.client().command(&[b"ACL", b"SETUSER", b"default", b"resetchannels"]);
     let (code, line) = refused(&["t", "x", "--redis", &redis.url()], b"");
     assert!(code == Some(1) && line.contains("Redis refuses it"), "{line}");

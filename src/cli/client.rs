@@ -131,6 +131,9 @@ impl Node {
         if authority.as_str().contains('@') {
             return Err(wrong("has a user or password, which no node asks for"));
         }
+        if authority.port_u16().is_none() && authority.as_str() != authority.host() {
+            return Err(wrong("has a port that is none"));
+        }
         if uri.query().is_some() || authority.host().is_empty() {
             return Err(wrong("has no host, or a query"));
         }
@@ -292,6 +295,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
 
     #[test]
     fn urls_of_nodes() {
@@ -300,7 +304,7 @@ mod tests {
             ("http://example.org/", "example.org", 80, ""),
             ("http://[::1]:1/some/path/", "::1", 1, "/some/path"),
         ] {
-            let node = Node::parse(Some(url)).ok().expect(url);
+            let node = Node::parse(Some(url)).expect(url);
             assert_eq!((&node.host[..], node.port, &node.base[..]), (host, port, base));
         }
         for url in ["", "/", "localhost:80", "http://", "ftp://x", "http://u:p@x", "http://x/?a", "http://x:99999"] {
@@ -309,18 +313,19 @@ mod tests {
         }
     }
 
-    /// A server that answers one request with these bytes, and then holds the connection.
-    async fn answered_with(bytes: &'static [u8]) -> Answer {
+    /// The answer of a server that answers one request with these bytes, and then waits for the connection's end.
+    async fn answered_with(bytes: &'static [u8]) -> (Answer, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
-        tokio::spawn(async move {
+        let server = tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.expect("a client");
-            socket.read(&mut [0; 4 << 10]).await.expect("a request");
+            assert!(socket.read(&mut [0; 4 << 10]).await.expect("a request") > 0);
             socket.write_all(bytes).await.expect("room");
-            socket.read_to_end(&mut Vec::new()).await
+            // An end with a reset is one.
+            let _ = socket.read_to_end(&mut Vec::new()).await;
         });
-        let node = Node::parse(Some(&url)).ok().expect("a URL");
-        node.ask(Ask::stream("/events".into())).await.expect("an answer")
+        let node = Node::parse(Some(&url)).expect("a URL");
+        (node.ask(Ask::stream("/events".into())).await.expect("an answer"), server)
     }
 
     fn run(test: impl Future<Output = ()>) {
@@ -332,10 +337,12 @@ mod tests {
         run(async {
             let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
                 transfer-encoding: chunked\r\n\r\nff\r\n:half";
-            let mut answer = answered_with(head).await;
+            let (mut answer, server) = answered_with(head).await;
             assert!(answer.status() == 200 && answer.is_stream());
             assert_eq!(answer.next(Duration::from_secs(20)).await, Piece::Data(Bytes::from_static(b":half")));
             assert_eq!(answer.next(Duration::from_millis(20)).await, Piece::Lost("silent for 20ms".into()));
+            drop(answer);
+            timeout(Duration::from_secs(20), server).await.expect("its connection is closed").expect("no panic");
         });
     }
 
@@ -347,9 +354,10 @@ mod tests {
                 (b"HTTP/1.1 431 x\r\ncontent-length: 0\r\n\r\n", "answered with 431 Request Header Fields Too Large"),
                 (b"HTTP/1.1 502 x\r\ncontent-length: 6\r\n\r\n<html>", "answered with 502 Bad Gateway"),
             ] {
-                assert_eq!(answered_with(bytes).await.problem().await, sentence);
+                assert_eq!(answered_with(bytes).await.0.problem().await, sentence);
             }
-            let answer = answered_with(b"HTTP/1.1 301 x\r\nlocation: https://b/\r\ncontent-length: 0\r\n\r\n").await;
+            let (answer, _) =
+                answered_with(b"HTTP/1.1 301 x\r\nlocation: https://b/\r\ncontent-length: 0\r\n\r\n").await;
             assert!(answer.problem().await.contains("https://b/"));
         });
     }

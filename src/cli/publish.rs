@@ -134,9 +134,10 @@ async fn by_node(node: &Node, ask: Ask) -> Result<String, Failure> {
         return Err(Failure::Failed(answer.problem().await));
     }
     match answer.text().await {
-        // The line ends JSON; nothing in it moves a cursor.
-        Some(text) => Ok(text.trim_end().to_owned()),
-        None => Err(Failure::Failed("the event was accepted; the rest of the answer was lost".into())),
+        // What is JSON has nothing in it that a terminal obeys.
+        Some(text) if serde_json::from_str::<serde_json::Value>(&text).is_ok() => Ok(text.trim_end().to_owned()),
+        Some(_) => Err(Failure::Failed(format!("{} does not answer as a node does", node.url()))),
+        None => Err(Failure::Failed("the event was accepted, but the rest of the answer was lost".into())),
     }
 }
 
