@@ -68,6 +68,12 @@ impl Launch {
         self
     }
 
+    /// A word that stands alone.
+    pub fn word(mut self, word: &str) -> Launch {
+        self.arguments.push(word.into());
+        self
+    }
+
     pub fn variable(mut self, name: &str, value: &str) -> Launch {
         self.variables.push((name.into(), value.into()));
         self
@@ -187,10 +193,14 @@ impl TestServer {
         self.log.lock().unwrap().clone()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Asks it to end; it must do so with success.
     pub fn stop(mut self) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         let ended = wait_for_exit(&mut self.child).expect("SIGTERM ends the server");
         assert_eq!(ended.code(), Some(0), "{}", self.log());
     }
