@@ -3,7 +3,7 @@
 //!
 //! A broken line does not hide what is wrong in the others: the parser goes on after it.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use toml::Spanned;
@@ -47,15 +47,26 @@ impl File {
 
     /// Takes a file's text apart.
     pub(super) fn parse(text: &str) -> File {
+        // An editor's mark, not a character of the first line.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut file = File::default();
         let (mut root, errors) = DeTable::parse_recoverable(text);
-        let readable = without_lines(text, &errors);
-        if !errors.is_empty() {
+        // The first of a line: the others follow from it.
+        let broken: BTreeMap<usize, (Place, &str)> = errors
+            .iter()
+            .rev()
+            .map(|error| (place(text, start(error)), error.message()))
+            .map(|(place, what)| (place.line, (place, what)))
+            .collect();
+        let readable = without_lines(text, &broken);
+        if !broken.is_empty() {
             // What is still wrong now follows from what was.
             root = DeTable::parse_recoverable(&readable).0;
         }
-        for error in errors {
-            file.errors.push((place(text, start(&error)), error.message().to_owned()));
+        file.errors.extend(broken.values().take(BROKEN_LINES_MAX).map(|(place, what)| (*place, (*what).to_owned())));
+        if let Some((place, _)) = broken.values().nth(BROKEN_LINES_MAX) {
+            let more = broken.len() - BROKEN_LINES_MAX;
+            file.errors.push((*place, format!("{more} lines from here on cannot be read either")));
         }
         for (name, value) in root.get_ref() {
             match (&name.get_ref()[..], value.get_ref()) {
@@ -118,6 +129,9 @@ impl File {
     }
 }
 
+/// An open bracket makes every line after it a broken one; nobody needs to read them all.
+const BROKEN_LINES_MAX: usize = 10;
+
 /// A key's name in the file.
 type Name<'t> = Spanned<DeString<'t>>;
 
@@ -131,14 +145,12 @@ fn start(error: &toml::de::Error) -> usize {
 
 /// The text with spaces in the place of the lines that cannot be read, so that every other byte stays
 /// where it is: the parser's own table ends at the first such line.
-fn without_lines(text: &str, errors: &[toml::de::Error]) -> String {
-    let mut lines: Vec<Cow<'_, str>> = text.split('\n').map(Cow::Borrowed).collect();
-    for error in errors {
-        if let Some(line) = lines.get_mut(place(text, start(error)).line - 1) {
-            *line = Cow::Owned(" ".repeat(line.len()));
-        }
-    }
-    lines.join("\n")
+fn without_lines(text: &str, broken: &BTreeMap<usize, (Place, &str)>) -> String {
+    let blank = |(index, line): (usize, &str)| match broken.contains_key(&(index + 1)) {
+        true => " ".repeat(line.len()),
+        false => line.to_owned(),
+    };
+    text.split('\n').enumerate().map(blank).collect::<Vec<_>>().join("\n")
 }
 
 /// Where the byte `at` stands.

@@ -74,7 +74,11 @@ fn argument_of(key: &'static Key) -> Option<Arg> {
         KeyDefault::Is(toml) => toml.trim_matches('"'),
         KeyDefault::Absent(meaning, _) => meaning,
     };
-    let argument = argument(key.flag.as_ref()?).help(format!("{} [default: {default}]", key.meaning));
+    let help = match key.kind {
+        Kind::OneOf(words) => format!("{}: {} [default: {default}]", key.meaning, words.join(", ")),
+        _ => format!("{} [default: {default}]", key.meaning),
+    };
+    let argument = argument(key.flag.as_ref()?).help(help);
     Some(match key.kind {
         Kind::Switch => argument.num_args(0..=1).default_missing_value("true"),
         Kind::Origins => argument.action(ArgAction::Append).value_delimiter(','),

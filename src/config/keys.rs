@@ -7,7 +7,7 @@
 //! Not chosen: derived flags beside a derived file format. They are two lists that a third one, the
 //! documentation, has to follow, and a derived reader stops at the first value it does not like.
 
-use super::kind::Kind;
+use super::kind::{COUNT_MAX, Kind};
 use crate::engine::policy::TOPICS_PER_STREAM_MAX;
 
 /// One setting.
@@ -56,7 +56,7 @@ const DRAIN_MAX_MS: u64 = 600_000;
 /// A log longer than this is a history, which live topics do not have.
 const LOG_EVENTS_MAX: u64 = 1 << 20;
 /// Any number but none.
-const SOME: Kind = Kind::Count { min: 1, max: u32::MAX as u64 };
+const SOME: Kind = Kind::Count { min: 1, max: COUNT_MAX };
 /// What the timer wheel can hold; a day is more than anybody waits.
 const TIMER: Kind = Kind::Duration { min_ms: crate::engine::wheel::TICK_MS, max_ms: 86_400_000 };
 
@@ -130,7 +130,7 @@ pub(super) static KEYS: &[Key] = &[
         flag: flag("log-level", "FANWHEEL_LOG_LEVEL", "LEVEL"),
         kind: Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
         default: Default::Is("\"info\""),
-        meaning: "What is logged: error, warn, info, debug or trace",
+        meaning: "What is logged",
         cost: "debug and trace may log per topic",
     },
     Key {
@@ -138,7 +138,7 @@ pub(super) static KEYS: &[Key] = &[
         flag: flag("log-format", "FANWHEEL_LOG_FORMAT", "FORMAT"),
         kind: Kind::OneOf(&["text", "json"]),
         default: Default::Is("\"text\""),
-        meaning: "How it is logged, to standard error: text or json",
+        meaning: "How it is logged, to standard error",
         cost: "none",
     },
     Key {
@@ -246,7 +246,7 @@ pub(super) static CLASS_KEYS: &[Key] = &[
         name: "pattern",
         flag: None,
         kind: Kind::Pattern,
-        default: Default::Absent("an error", "\"chat.*\""),
+        default: Default::Absent("an error; every class needs one", "\"chat.*\""),
         meaning: "The first class whose pattern matches a topic is its class: `*` one segment (between `.` or `/`), a closing `**` one or more",
         cost: "one match per class when a topic is first followed",
     },

@@ -46,6 +46,9 @@ pub(super) enum Kind {
     },
 }
 
+/// The most of what has no range of its own: more than any machine has of anything.
+pub(super) const COUNT_MAX: u64 = u32::MAX as u64;
+
 /// A value as it was written.
 #[derive(Debug, Clone)]
 pub(super) enum Raw {
@@ -146,6 +149,7 @@ impl fmt::Display for Kind {
             Kind::Pattern => f.write_str("1-255 bytes"),
             Kind::OneOf(words) => f.write_str(&words.join(", ")),
             Kind::Switch => f.write_str("true, false"),
+            Kind::Count { min, max: COUNT_MAX } => write!(f, "{min}.."),
             Kind::Count { min, max } => write!(f, "{min}..={max}"),
             Kind::Size => f.write_str("at least 1"),
             Kind::Duration { min_ms, max_ms } => write!(f, "{}..={}", ms(*min_ms), ms(*max_ms)),

@@ -139,3 +139,29 @@ fn everything_wrong_is_reported_at_once_with_its_place() {
         assert!(error.starts_with(start), "{start} but\n{error}");
     }
 }
+
+#[test]
+fn an_open_bracket_is_not_told_for_every_line_after_it() {
+    let text = format!("shards = 0\nlisten = [\n{}", "log_level = 'x'\n".repeat(100));
+    let ConfigErrors(errors) = load(&text).expect_err("it is broken");
+    assert!(errors.len() <= 14, "{errors:#?}");
+    assert!(errors[0].starts_with("line 1, column 10: shards"), "{errors:#?}");
+    assert!(errors.iter().any(|error| error.contains("lines from here on cannot be read")), "{errors:#?}");
+}
+
+#[test]
+fn places_count_lines_of_any_end_and_characters() {
+    let text = "\u{feff}shards = 0\r\n# \u{e4}\u{e4}\r\nlog_format = '\u{e4}'; \n'\u{e4}' = 1\nlisten = { a = 1 }\n\"limits.stall\" = '1s'";
+    let ConfigErrors(errors) = load(text).expect_err("nearly all of it is wrong");
+    let starts = [
+        "line 1, column 10",
+        "line 3, column 17",
+        "line 4, column 1: \u{e4}: unknown",
+        "line 5, column 10: listen",
+        "line 6, column 1: limits.stall: unknown",
+    ];
+    assert_eq!(errors.len(), starts.len(), "{errors:#?}");
+    for (error, start) in errors.iter().zip(starts) {
+        assert!(error.starts_with(start), "{start} but {error}");
+    }
+}
