@@ -2,12 +2,15 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tracing::warn;
 
-/// The signals that end the node: SIGTERM and SIGINT.
+/// The signals that end the node, SIGTERM and SIGINT; and SIGHUP, which must not: whoever sends it
+/// wants settings reloaded, not streams cut.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -16,14 +19,23 @@ impl Signals {
     /// # Errors
     /// When the handlers cannot be installed.
     pub fn listen() -> std::io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// Waits for the next one and gives its name.
+    /// Waits for the next one that ends the node, and gives its name.
     pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                Some(()) = self.hangup.recv() => {
+                    warn!("configuration reload does not exist yet; restart the node");
+                }
+            }
         }
     }
 }

@@ -53,14 +53,11 @@ fn a_wrong_password_is_told_and_not_shown() {
 fn what_is_no_usable_redis_url_is_told_with_an_example() {
     for url in ["localhost", "http://127.0.0.1:6379", "redis://", "redis-sentinel://127.0.0.1"] {
         let ended = Launch::serve().flag("--redis", url).run();
-        assert_eq!(ended.code, Some(BAD_URL), "{ended:?}");
+        assert_eq!(ended.code, Some(2), "{ended:?}");
         let line = sentence(&ended.stderr);
         assert!(line.contains(url) && (line.contains("redis://[") || line.contains("primary")), "{line}");
     }
 }
-
-/// Not usage: the node cannot reach its source, as with a wrong password.
-const BAD_URL: i32 = 1;
 
 #[test]
 fn what_is_wrong_in_the_file_is_told_with_its_line_before_anything_starts() {
@@ -118,9 +115,14 @@ fn an_unknown_variable_warns_and_a_known_one_does_not() {
 }
 
 #[test]
-fn the_version_is_told() {
-    let ended = Launch::verb("--version").run();
-    assert_eq!((ended.code, ended.stdout.trim()), (Some(0), concat!("fanwheel ", env!("CARGO_PKG_VERSION"))));
+fn sighup_is_told_and_does_not_end_the_node() {
+    let server = Launch::serve().start();
+    server.signal(rustix::process::Signal::HUP);
+    let line = "configuration reload does not exist yet; restart the node";
+    wait_until("the line", || server.log().contains(line));
+    assert!(server.log().lines().any(|logged| logged.contains("WARN") && logged.contains(line)), "{}", server.log());
+    assert_eq!(get(server.admin, "/readyz").status(), 200);
+    server.stop();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The command line: one file per verb. Exit codes: 0, 1 failed, 2 usage or configuration.
 
 mod client;
+mod config;
 mod demo;
 mod failure;
 mod publish;
@@ -13,11 +14,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, Flags};
+use crate::config::{Config, ConfigErrors, Flags};
 
 /// Fans events out from Redis or HTTP to very many event streams.
 #[derive(Debug, Parser)]
-#[command(name = "fanwheel", version, about, arg_required_else_help = true)]
+#[command(name = "fanwheel", version = env!("FANWHEEL_VERSION"), about, arg_required_else_help = true)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,
@@ -32,6 +33,9 @@ enum Verb {
     // What these say about themselves stands with their flags.
     Publish(publish::Flags),
     Subscribe(subscribe::Flags),
+    /// Check settings, or tell which there are
+    #[command(subcommand)]
+    Config(config::Question),
 }
 
 /// Wrong usage or configuration.
@@ -47,13 +51,11 @@ pub fn run() -> ExitCode {
             return publish::run(flags).map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS);
         }
         Verb::Subscribe(flags) => return subscribe::run(flags).unwrap_or_else(|failure| failure.report()),
+        Verb::Config(question) => return config::run(question),
     };
-    let config = match Config::load(flags) {
+    let config = match Config::load(&flags) {
         Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(errors) => return wrong_configuration(&errors),
     };
     start_logging(&config);
     warn_of_unknown_variables();
@@ -65,6 +67,11 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn wrong_configuration(errors: &ConfigErrors) -> ExitCode {
+    eprintln!("{errors}");
+    ExitCode::from(EXIT_USAGE)
 }
 
 /// Prints lines; nobody may be there to read them, and the node runs all the same.
@@ -92,17 +99,26 @@ fn start_logging(config: &Config) {
 
 /// A misspelt variable would otherwise be a setting that silently does nothing.
 fn warn_of_unknown_variables() {
-    let command = Command::command();
-    let known: Vec<String> = command
-        .get_subcommands()
-        .flat_map(clap::Command::get_arguments)
-        .filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned))
-        .collect();
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("FANWHEEL_") && !name.starts_with("FANWHEEL_TEST_") && !known.iter().any(|one| *one == name)
-        {
-            tracing::warn!(variable = %name, "unknown variable");
-        }
+    for variable in unknown_variables() {
+        tracing::warn!(%variable, "unknown variable");
     }
 }
+
+/// Variables that look like ours and are not.
+fn unknown_variables() -> Vec<String> {
+    let mut known = vec![BUILD_VARIABLE.to_owned()];
+    collect_variables(&Command::command(), &mut known);
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let ours = |name: &String| name.starts_with("FANWHEEL_") && !name.starts_with("FANWHEEL_TEST_");
+    let mut unknown: Vec<String> = names.filter(|name| ours(name) && !known.contains(name)).collect();
+    unknown.sort();
+    unknown
+}
+
+fn collect_variables(command: &clap::Command, known: &mut Vec<String>) {
+    known.extend(command.get_arguments().filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned)));
+    command.get_subcommands().for_each(|verb| collect_variables(verb, known));
+}
+
+/// Read when the program is built; an image's build may leave it in the environment.
+const BUILD_VARIABLE: &str = "FANWHEEL_COMMIT";

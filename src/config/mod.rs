@@ -1,66 +1,30 @@
 //! Configuration: as written (flags, `FANWHEEL_*` variables, a TOML file), then as meant, once.
 //!
 //! Flags override variables override the file. What is wrong is reported all at once, each with the
-//! key it stands under and what would be right.
+//! place it stands at and what would be right; also a value that another one overrides.
 
 mod file;
+mod flags;
+mod keys;
+mod kind;
+mod show;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
+
+use toml::de::DeValue;
 
 use crate::edge::http::cors::Origins;
 use crate::engine::log::LogLimits;
-use crate::engine::policy::{Class, Classes, Limits, TOPICS_PER_STREAM_MAX};
+use crate::engine::policy::{Class, Classes, Limits, Overflow};
 use crate::engine::wheel::TICK_MS;
-use file::File;
+use crate::topic::{Pattern, Topic};
+use file::{File, Place, Written};
+use keys::{CLASS_KEYS, Default as KeyDefault, KEYS, Key};
+use kind::{Raw, Setting};
 
-/// Flags of `serve` and `demo`. Every flag has a variable: `--admin-listen` is `FANWHEEL_ADMIN_LISTEN`.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Flags {
-    /// Read settings from this TOML file
-    #[arg(long, env = "FANWHEEL_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Where clients connect [default: 127.0.0.1:8080]
-    #[arg(long, env = "FANWHEEL_LISTEN", value_name = "ADDRESS")]
-    pub listen: Option<SocketAddr>,
-    /// Where operators connect: metrics, health, status [default: 127.0.0.1:9090]
-    #[arg(long, env = "FANWHEEL_ADMIN_LISTEN", value_name = "ADDRESS")]
-    pub admin_listen: Option<SocketAddr>,
-    /// Redis that feeds this node; without one the embedded broker does
-    #[arg(long, env = "FANWHEEL_REDIS", value_name = "URL", hide_env_values = true)]
-    pub redis: Option<String>,
-    /// Threads, each with its own connections [default: available cores]
-    #[arg(long, env = "FANWHEEL_SHARDS", value_name = "N")]
-    pub shards: Option<usize>,
-    /// What channels begin with: topic `chat` is channel `fanwheel:chat`; '' takes over an application's own channels [default: fanwheel:]
-    #[arg(long, env = "FANWHEEL_CHANNEL_PREFIX", value_name = "TEXT")]
-    pub channel_prefix: Option<String>,
-    /// What keys in Redis begin with; live topics keep none [default: fanwheel:]
-    #[arg(long, env = "FANWHEEL_KEY_PREFIX", value_name = "TEXT")]
-    pub key_prefix: Option<String>,
-    /// Web origin whose pages may use this node (repeatable; '*' for all) [default: none]
-    #[arg(long, env = "FANWHEEL_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
-    pub cors_origin: Vec<String>,
-    /// error, warn, info, debug or trace [default: info]
-    #[arg(long, env = "FANWHEEL_LOG_LEVEL", value_name = "LEVEL")]
-    pub log_level: Option<String>,
-    /// text or json [default: text]
-    #[arg(long, env = "FANWHEEL_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<String>,
-    /// Serve the demo's pages on the public listener (`demo` always does)
-    #[arg(long, env = "FANWHEEL_DEMO_PAGES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub demo_pages: Option<bool>,
-    /// Connections of one client address; absent is any number, because many users may share a proxy's
-    #[arg(long, env = "FANWHEEL_CONNECTIONS_PER_ADDRESS", value_name = "N")]
-    pub connections_per_address: Option<usize>,
-    /// New connections per second on this node; absent is any number
-    #[arg(long, env = "FANWHEEL_ACCEPT_RATE", value_name = "N")]
-    pub accept_rate: Option<u32>,
-    /// How long the streams' goodbye is spread when the node stops; 0s is at once [default: 8s]
-    #[arg(long, env = "FANWHEEL_DRAIN", value_name = "DURATION")]
-    pub drain: Option<String>,
-}
+pub use flags::Flags;
+pub use show::{default_file, documentation};
 
 /// What was meant.
 #[derive(Debug, Clone)]
@@ -111,257 +75,234 @@ pub enum LogFormat {
 #[error("{}", .0.join("\n"))]
 pub struct ConfigErrors(pub Vec<String>);
 
+/// All settings, each within its range, and who gave it.
+#[derive(Debug)]
+struct Settings {
+    /// In the order of [`KEYS`]; `None` is absent.
+    keys: Vec<Effective>,
+    /// In the order of [`CLASS_KEYS`].
+    classes: Vec<Vec<Effective>>,
+}
+
+/// What holds for a key.
+#[derive(Debug)]
+struct Effective {
+    key: &'static Key,
+    setting: Option<Setting>,
+    /// A flag, a variable, the file's line; `None` is the default.
+    by: Option<String>,
+}
+
 impl Config {
     /// Puts flags, variables and the file together.
     ///
     /// # Errors
     /// All that is wrong.
-    pub fn load(flags: Flags) -> Result<Config, ConfigErrors> {
-        let file = match &flags.config {
-            None => File::default(),
-            Some(path) => File::read(path).map_err(|error| ConfigErrors(vec![error]))?,
-        };
-        Config::merge(flags, file)
+    pub fn load(flags: &Flags) -> Result<Config, ConfigErrors> {
+        Settings::load(flags).map(|settings| settings.config())
     }
 
-    fn merge(flags: Flags, file: File) -> Result<Config, ConfigErrors> {
-        let mut errors = Vec::new();
-        let defaults = Limits::default();
-        let prefix = flags.channel_prefix.or(file.channel_prefix).unwrap_or_else(|| "fanwheel:".into());
-        let redis = flags.redis.or(file.redis).filter(|url| !url.is_empty());
-        let shards = flags.shards.or(file.shards).unwrap_or_else(available_cores);
-        if !(1..=SHARDS_MAX).contains(&shards) {
-            errors.push(format!("shards: {shards} is outside 1..={SHARDS_MAX}"));
-        }
-        let level = flags.log_level.or(file.log_level).unwrap_or_else(|| "info".into());
-        let log_level = note(
-            &mut errors,
-            level.parse().map_err(|_| format!("log_level: `{level}` is none of error, warn, info, debug, trace")),
-        );
-        let format = flags.log_format.or(file.log_format).unwrap_or_else(|| "text".into());
-        let log_format = note(
-            &mut errors,
-            match format.as_str() {
-                "text" => Ok(LogFormat::Text),
-                "json" => Ok(LogFormat::Json),
-                other => Err(format!("log_format: `{other}` is neither text nor json")),
-            },
-        );
-        let origins =
-            if flags.cors_origin.is_empty() { file.cors_origin.unwrap_or_default() } else { flags.cors_origin };
-        for origin in &origins {
-            if origin != "*" && (!origin.contains("://") || origin.ends_with('/')) {
-                errors
-                    .push(format!("cors_origin: `{origin}` is no origin; write scheme://host[:port], without a path"));
+    /// Loads the configuration and prints it as TOML, each key with who gave it; then the class of each topic.
+    ///
+    /// # Errors
+    /// All that is wrong, topics included.
+    pub fn check(flags: &Flags, topics: &[String]) -> Result<String, ConfigErrors> {
+        let settings = Settings::load(flags);
+        let topics = topics.iter().map(|name| Topic::parse(name).map_err(|error| format!("--topic {name}: {error}")));
+        let (topics, wrong): (Vec<_>, Vec<_>) = topics.partition(Result::is_ok);
+        let wrong = wrong.into_iter().filter_map(Result::err);
+        match settings {
+            Err(ConfigErrors(mut errors)) => {
+                errors.extend(wrong);
+                Err(ConfigErrors(errors))
+            }
+            Ok(settings) => {
+                let wrong: Vec<String> = wrong.collect();
+                if !wrong.is_empty() {
+                    return Err(ConfigErrors(wrong));
+                }
+                let classes = settings.config().limits.classes;
+                let topics = topics.into_iter().flatten().map(|topic| show::class_of(&classes, &topic));
+                Ok(topics.fold(show::effective(&settings), |text, line| text + &line))
             }
         }
-        let mut classes = Vec::new();
-        for (index, class) in file.class.into_iter().enumerate() {
-            classes.extend(class.check(index, &mut errors));
-        }
-        let written = file.limits;
-        let mut ticks = |key: &str, value: Option<String>, default: u32| match value {
-            None => default,
-            Some(text) => note(&mut errors, ticks(key, &text)).unwrap_or(default),
-        };
-        let heartbeat_ticks = ticks("limits.heartbeat", written.heartbeat, defaults.heartbeat_ticks);
-        let stall_ticks = ticks("limits.stall", written.stall, defaults.stall_ticks);
-        let open_ticks = ticks("limits.open", written.open, defaults.open_ticks);
-        let linger_ticks = ticks("limits.linger", written.linger, defaults.linger_ticks);
-        let log_bytes_max = match written.log_memory {
-            None => defaults.log_bytes_max,
-            Some(size) => note(&mut errors, size.check("limits.log_memory")).unwrap_or(0),
-        };
-        let topics_per_stream_max = written.topics_per_stream.unwrap_or(TOPICS_PER_STREAM_MAX);
-        if !(1..=TOPICS_PER_STREAM_MAX).contains(&topics_per_stream_max) {
-            errors.push(format!(
-                "limits.topics_per_stream: {topics_per_stream_max} is outside 1..={TOPICS_PER_STREAM_MAX}"
-            ));
-        }
-        let connections_per_address = flags.connections_per_address.or(written.connections_per_address);
-        for (key, value) in [
-            ("limits.connections", written.connections),
-            ("limits.topics", written.topics),
-            ("limits.connections_per_address", connections_per_address),
-        ] {
-            if value == Some(0) {
-                errors.push(format!("{key}: must not be 0"));
-            }
-        }
-        let accept_rate = flags.accept_rate.or(written.accept_rate);
-        if let Some(rate) = accept_rate.filter(|rate| !(1..=ACCEPT_RATE_MAX).contains(rate)) {
-            errors.push(format!("limits.accept_rate: {rate} is outside 1..={ACCEPT_RATE_MAX}"));
-        }
-        let drain = match flags.drain.or(written.drain) {
-            None => DRAIN_DEFAULT,
-            Some(text) => note(&mut errors, drain(&text)).unwrap_or(DRAIN_DEFAULT),
-        };
-        let (Some(log_level), Some(log_format), true) = (log_level, log_format, errors.is_empty()) else {
-            return Err(ConfigErrors(errors));
-        };
-        Ok(Config {
-            listen: flags.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
-            admin_listen: flags.admin_listen.or(file.admin_listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9090))),
-            redis,
-            channel_prefix: prefix,
-            shards,
-            origins: Origins(origins),
-            log_level,
-            log_format,
-            demo_pages: flags.demo_pages.or(file.demo_pages).unwrap_or(false),
-            limits: Limits {
-                classes: Classes(classes),
-                log_bytes_max,
-                topics_max: written.topics.unwrap_or(defaults.topics_max),
-                heartbeat_ticks,
-                stall_ticks,
-                open_ticks,
-                linger_ticks,
-            },
-            connections_max: written.connections,
-            topics_per_stream_max,
-            connections_per_address,
-            accept_rate,
-            drain,
-        })
     }
 }
 
-/// More threads than that help no machine there is.
-const SHARDS_MAX: usize = 256;
+impl Settings {
+    fn load(flags: &Flags) -> Result<Settings, ConfigErrors> {
+        let path = flags.config.as_deref();
+        let (file, unread) = match path.map(File::read) {
+            None => (File::default(), None),
+            Some(Ok(file)) => (file, None),
+            Some(Err(error)) => (File::default(), Some(error)),
+        };
+        let name = path.map_or_else(String::new, |path| format!("{}: ", path.display()));
+        match Settings::merge(flags, file, &name) {
+            Ok(settings) if unread.is_none() => Ok(settings),
+            Ok(_) => Err(ConfigErrors(unread.into_iter().collect())),
+            Err(errors) => Err(ConfigErrors(unread.into_iter().chain(errors.0).collect())),
+        }
+    }
 
-/// More connections than that no node accepts in a second.
-const ACCEPT_RATE_MAX: u32 = 1_000_000;
-/// Shorter than the 10 s that container platforms commonly wait before they kill.
-const DRAIN_DEFAULT: Duration = Duration::from_secs(8);
-/// Whoever waits longer for a node to stop has forgotten it.
-const DRAIN_MAX: Duration = Duration::from_secs(600);
+    /// `name` goes before the places of the file's errors.
+    fn merge(flags: &Flags, file: File, name: &str) -> Result<Settings, ConfigErrors> {
+        let File { keys: written, classes, mut errors } = file;
+        let mut settings = Settings { keys: absent(KEYS), classes: Vec::new() };
+        take(&mut settings.keys, written, "", &mut errors);
+        for (index, (written, place)) in classes.into_iter().enumerate() {
+            let mut class = absent(CLASS_KEYS);
+            let title = format!("class {}: ", index + 1);
+            if !written.iter().any(|written| written.key.name == "pattern") {
+                errors.push((place, format!("{title}pattern: must be given")));
+            }
+            take(&mut class, written, &title, &mut errors);
+            settings.classes.push(class);
+        }
+        errors.sort_by_key(|(place, _)| *place);
+        let line =
+            |(place, what): (Place, String)| format!("{name}line {}, column {}: {what}", place.line, place.column);
+        let mut errors: Vec<String> = errors.into_iter().map(line).collect();
+        for given in &flags.given {
+            let effective = settings.keys.iter_mut().find(|effective| effective.key.name == given.key.name);
+            match (given.key.kind.read(&given.value), effective) {
+                (Ok(setting), Some(effective)) => {
+                    effective.setting = Some(setting);
+                    effective.by = Some(given.by.clone());
+                }
+                (Ok(_), None) => {}
+                (Err(what), _) => errors.push(format!("{}: {what}", given.by)),
+            }
+        }
+        if errors.is_empty() { Ok(settings) } else { Err(ConfigErrors(errors)) }
+    }
+
+    fn config(&self) -> Config {
+        let keys = Keys(&self.keys);
+        let ticks = |name| keys.get(name, duration).map_or(1, ticks);
+        Config {
+            listen: keys.of("listen", address),
+            admin_listen: keys.of("admin_listen", address),
+            redis: keys.get("redis", text).filter(|url| !url.is_empty()),
+            channel_prefix: keys.of("channel_prefix", text),
+            shards: keys.get("shards", count).unwrap_or_else(available_cores),
+            origins: Origins(keys.of("cors_origin", list)),
+            log_level: keys.of("log_level", |level| word(level)?.parse().ok()),
+            log_format: if keys.of("log_format", word) == "json" { LogFormat::Json } else { LogFormat::Text },
+            demo_pages: keys.of("demo_pages", switch),
+            limits: Limits {
+                classes: Classes(self.classes.iter().map(|class| class_of(&Keys(class))).collect()),
+                log_bytes_max: keys.of("limits.log_memory", count),
+                topics_max: keys.of("limits.topics", count),
+                heartbeat_ticks: ticks("limits.heartbeat"),
+                stall_ticks: ticks("limits.stall"),
+                open_ticks: ticks("limits.open"),
+                linger_ticks: ticks("limits.linger"),
+            },
+            connections_max: keys.get("limits.connections", count),
+            topics_per_stream_max: keys.of("limits.topics_per_stream", count),
+            connections_per_address: keys.get("limits.connections_per_address", count),
+            accept_rate: keys.get("limits.accept_rate", count).and_then(|rate| u32::try_from(rate).ok()),
+            drain: keys.of("limits.drain", duration),
+        }
+    }
+}
+
+/// All keys at their defaults.
+fn absent(keys: &'static [Key]) -> Vec<Effective> {
+    keys.iter().map(|key| Effective { key, setting: default_of(key), by: None }).collect()
+}
+
+fn default_of(key: &Key) -> Option<Setting> {
+    let KeyDefault::Is(toml) = key.default else { return None };
+    let value = DeValue::parse(toml).expect("defaults are TOML");
+    Some(key.kind.read(&Raw::of(value.get_ref())).expect("defaults are within their range"))
+}
+
+/// Puts what was written in the place of the defaults, or notes what is wrong with it.
+fn take(keys: &mut [Effective], written: Vec<Written>, title: &str, errors: &mut Vec<(Place, String)>) {
+    for Written { key, value, place } in written {
+        let Some(effective) = keys.iter_mut().find(|effective| effective.key.name == key.name) else { continue };
+        match key.kind.read(&value) {
+            Ok(setting) => {
+                effective.setting = Some(setting);
+                effective.by = Some(format!("line {}", place.line));
+            }
+            Err(what) => errors.push((place, format!("{title}{}: {what}", key.name))),
+        }
+    }
+}
+
+fn class_of(keys: &Keys<'_>) -> (Pattern, Class) {
+    let log = LogLimits { events_max: keys.of("log_events", count), bytes_max: keys.of("log_bytes", count) };
+    let overflow = match keys.of("overflow", word) {
+        "disconnect" => Overflow::Disconnect,
+        _ => Overflow::Skip,
+    };
+    (keys.of("pattern", pattern), Class { log, overflow })
+}
 
 fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-/// Keeps the value, or notes the error.
-fn note<T, E: std::fmt::Display>(errors: &mut Vec<String>, result: Result<T, E>) -> Option<T> {
-    result.map_err(|error| errors.push(error.to_string())).ok()
+/// A duration in timer ticks; its kind lets in a day at most.
+fn ticks(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis() / u128::from(TICK_MS)).expect("a day has 864,000 ticks")
 }
 
-/// A duration such as `15s`, in timer ticks; at least one.
-fn ticks(key: &str, text: &str) -> Result<u32, String> {
-    let duration =
-        humantime::parse_duration(text).map_err(|error| format!("{key}: `{text}` is no duration: {error}"))?;
-    let tick = Duration::from_millis(TICK_MS);
-    if duration < tick || duration > Duration::from_secs(86_400) {
-        return Err(format!("{key}: `{text}` is outside {TICK_MS}ms..=24h"));
+/// Settings by their names.
+struct Keys<'s>(&'s [Effective]);
+
+impl Keys<'_> {
+    /// The value; `None` is absent.
+    fn get<T>(&self, name: &str, of: impl FnOnce(&Setting) -> Option<T>) -> Option<T> {
+        let found = self.0.iter().find(|effective| effective.key.name == name);
+        let setting = found.expect("the table has this key").setting.as_ref()?;
+        Some(of(setting).expect("a setting is of its key's kind"))
     }
-    Ok(u32::try_from(duration.as_millis() / u128::from(TICK_MS)).expect("a day has 864,000 ticks"))
+
+    /// The value of a key that always has one.
+    fn of<T>(&self, name: &str, of: impl FnOnce(&Setting) -> Option<T>) -> T {
+        self.get(name, of).expect("the key has a default, or its absence was an error")
+    }
 }
 
-/// A duration such as `8s`; none at all is allowed.
-fn drain(text: &str) -> Result<Duration, String> {
-    let duration =
-        humantime::parse_duration(text).map_err(|error| format!("limits.drain: `{text}` is no duration: {error}"))?;
-    if duration > DRAIN_MAX { Err(format!("limits.drain: `{text}` is outside 0s..=10m")) } else { Ok(duration) }
+fn address(setting: &Setting) -> Option<SocketAddr> {
+    if let Setting::Address(address) = setting { Some(*address) } else { None }
 }
 
-/// A class whose fields were checked.
-fn class(events_max: usize, bytes_max: usize, overflow: crate::engine::policy::Overflow) -> Class {
-    Class { log: LogLimits { events_max, bytes_max }, overflow }
+fn text(setting: &Setting) -> Option<String> {
+    if let Setting::Text(text) | Setting::RedisUrl(text) = setting { Some(text.clone()) } else { None }
+}
+
+fn list(setting: &Setting) -> Option<Vec<String>> {
+    if let Setting::List(words) = setting { Some(words.clone()) } else { None }
+}
+
+fn word(setting: &Setting) -> Option<&'static str> {
+    if let Setting::Word(word) = setting { Some(word) } else { None }
+}
+
+fn switch(setting: &Setting) -> Option<bool> {
+    if let Setting::Switch(on) = setting { Some(*on) } else { None }
+}
+
+fn count(setting: &Setting) -> Option<usize> {
+    match setting {
+        // The crate is for 64 bits only.
+        Setting::Count(number) | Setting::Bytes(number) => usize::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+fn pattern(setting: &Setting) -> Option<Pattern> {
+    if let Setting::Pattern(pattern) = setting { Some(pattern.clone()) } else { None }
+}
+
+fn duration(setting: &Setting) -> Option<Duration> {
+    if let Setting::Duration(duration) = setting { Some(*duration) } else { None }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::policy::Overflow;
-    use crate::topic::Topic;
-
-    fn load(text: &str) -> Result<Config, ConfigErrors> {
-        Config::merge(Flags::default(), File::parse(text).map_err(|error| ConfigErrors(vec![error]))?)
-    }
-
-    #[test]
-    fn an_empty_file_means_the_defaults() {
-        let config = load("").expect("fine");
-        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-        assert!(config.redis.is_none());
-        assert_eq!(config.limits.heartbeat_ticks, 150);
-        assert_eq!(config.limits.log_bytes_max, 64 << 20);
-        assert_eq!((config.connections_per_address, config.accept_rate), (None, None));
-        assert_eq!(config.drain, Duration::from_secs(8));
-    }
-
-    #[test]
-    fn flags_override_the_file() {
-        let file = File::parse("shards = 3\nchannel_prefix = 'x:'\nlog_level = 'warn'").expect("fine");
-        let flags = Flags { shards: Some(5), ..Flags::default() };
-        let config = Config::merge(flags, file).expect("fine");
-        assert_eq!((config.shards, config.log_level), (5, tracing::Level::WARN));
-    }
-
-    #[test]
-    fn who_may_connect_and_how_the_node_stops_are_flags_and_keys() {
-        let text = "[limits]\nconnections_per_address = 3\naccept_rate = 7\ndrain = '2s'";
-        let config = load(text).expect("fine");
-        assert_eq!((config.connections_per_address, config.accept_rate), (Some(3), Some(7)));
-        assert_eq!(config.drain, Duration::from_secs(2));
-        let flags = Flags {
-            connections_per_address: Some(4),
-            accept_rate: Some(1_000_000),
-            drain: Some("0s".into()),
-            ..Flags::default()
-        };
-        let config = Config::merge(flags, File::parse(text).expect("fine")).expect("fine");
-        assert_eq!((config.connections_per_address, config.accept_rate), (Some(4), Some(1_000_000)));
-        assert_eq!(config.drain, Duration::ZERO);
-    }
-
-    #[test]
-    fn classes_are_tried_in_order() {
-        let config = load(
-            "[[class]]\npattern = 'a.*'\nkind = 'live'\nlog_events = 7\nlog_bytes = '64KiB'\noverflow = 'disconnect'\n\
-             [[class]]\npattern = '**'\nlog_events = 9\n[limits]\nstall = '2s'\nlog_memory = '1MiB'",
-        )
-        .expect("fine");
-        let of = |name| config.limits.classes.class_of(&Topic::parse(name).expect("a topic"));
-        assert_eq!(of("a.b").log, LogLimits { events_max: 7, bytes_max: 64 << 10 });
-        assert_eq!(of("a.b").overflow, Overflow::Disconnect);
-        assert_eq!(of("c").log, LogLimits { events_max: 9, bytes_max: 1 << 20 });
-        assert_eq!((config.limits.stall_ticks, config.limits.log_bytes_max), (20, 1 << 20));
-    }
-
-    #[test]
-    fn everything_wrong_is_reported_at_once() {
-        let errors = load(
-            "shards = 0\nlog_format = 'xml'\ncors_origin = ['example.org']\n\
-             [[class]]\npattern = 'a.**.b'\nkind = 'durable'\noverflow = 'conflate'\nlog_events = 0\n\
-             [limits]\nheartbeat = 'soon'\nstall = '1ms'\nlog_memory = 'much'\ntopics_per_stream = 101\nconnections = 0\n\
-             connections_per_address = 0\naccept_rate = 1000001\ndrain = '11m'",
-        )
-        .expect_err("nearly all of it is wrong");
-        for part in [
-            "shards: 0",
-            "log_format",
-            "cors_origin",
-            "class 1 (`a.**.b`): pattern",
-            "`durable` topics do not exist yet",
-            "overflow",
-            "log_events",
-            "limits.heartbeat",
-            "limits.stall",
-            "limits.log_memory",
-            "limits.topics_per_stream",
-            "limits.connections:",
-            "limits.connections_per_address",
-            "limits.accept_rate",
-            "limits.drain",
-        ] {
-            assert!(errors.to_string().contains(part), "{part} in\n{errors}");
-        }
-    }
-
-    #[test]
-    fn unknown_keys_are_errors_with_their_place() {
-        let error = load("shards = 2\nshrads = 3").expect_err("a typing error").to_string();
-        assert!(error.contains("shrads") && error.contains("line 2"), "{error}");
-    }
-}
+mod tests;

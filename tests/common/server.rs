@@ -68,6 +68,12 @@ impl Launch {
         self
     }
 
+    /// A word that stands alone.
+    pub fn word(mut self, word: &str) -> Launch {
+        self.arguments.push(word.into());
+        self
+    }
+
     pub fn variable(mut self, name: &str, value: &str) -> Launch {
         self.variables.push((name.into(), value.into()));
         self
@@ -198,9 +204,14 @@ impl TestServer {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Asks it to end.
     pub fn terminate(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
     }
 
     /// Waits until it has ended, which it must do with success.

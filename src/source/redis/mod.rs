@@ -64,11 +64,11 @@ pub enum Found {
 pub enum RedisProblem {
     /// The URL cannot be read.
     #[error(
-        "`--redis {0}` is not a Redis URL ({1}); write redis://[[user]:password@]host[:port][/db], rediss:// for TLS, or redis+unix:///path"
+        "`{0}` is not a Redis URL ({1}); write redis://[[user]:password@]host[:port][/db], rediss:// for TLS, or redis+unix:///path"
     )]
     Url(String, String),
     /// A kind of Redis that is not supported.
-    #[error("`--redis {0}`: Sentinel and Cluster are not supported yet; name the primary")]
+    #[error("`{0}`: Sentinel and Cluster are not supported yet; name the primary")]
     Unsupported(String),
     /// The password or user is wrong, or missing.
     #[error("{0} does not accept the user and password ({1}); put them into the URL: redis://user:password@host")]
@@ -171,7 +171,8 @@ impl RedisConfig {
 }
 
 /// The URL as it may be shown: what may be a password is masked, also in a URL that is written wrongly.
-fn without_password(url: &str) -> String {
+#[must_use]
+pub fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let scheme = if scheme.is_empty() { String::new() } else { format!("{scheme}://") };
     // The last `@`: a password that was not percent-encoded may contain others, or `/`.
