@@ -1,14 +1,15 @@
 //! `fanwheel publish`: what it takes arrives, or it says why not and ends with the right code.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::common::{Node, Program, RedisServer, Stream, wait_for};
+use crate::common::{Node, Program, RedisServer, Stream};
 
 const MIB: usize = 1 << 20;
 
-/// Publishes through the node at `url`; gives the exit code and the sentence.
+/// Publishes in vain; gives the exit code and the sentence.
 fn refused(arguments: &[&str], input: &[u8]) -> (Option<i32>, String) {
     let ended = Program::run(&[&["publish"], arguments].concat(), &[], input);
     assert_eq!(ended.stdout, "", "{ended:?}");
@@ -85,12 +86,12 @@ fn a_redis_that_is_away_or_refuses_is_told() {
 }
 
 #[test]
-fn data_that_no_event_can_have_is_told_with_the_limit() {
-    let node = Node::embedded();
-    let url = format!("http://{}", node.server.public);
-    let (code, line) = refused(&["t", "--url", &url], &vec![b'x'; MIB + 1]);
-    assert!(code == Some(1) && line.contains("1048576"), "{line}");
-    let (code, line) = refused(&["t", "-", "--url", &url], b"ab\xff");
+fn data_that_no_event_can_have_is_told_before_anything_is_sent() {
+    // Nobody listens there, which would be told otherwise.
+    let url = "http://127.0.0.1:1";
+    let (code, line) = refused(&["t", "--url", url], &vec![b'x'; MIB + 1]);
+    assert!(code == Some(1) && line.contains("at most 1048576 bytes"), "{line}");
+    let (code, line) = refused(&["t", "-", "--url", url], b"ab\xff");
     assert!(code == Some(1) && line.contains("UTF-8") && line.contains("byte 2"), "{line}");
 }
 
@@ -133,6 +134,26 @@ fn what_the_node_refuses_is_told_with_its_sentence_and_status() {
 }
 
 #[test]
+fn a_page_of_somebody_else_is_no_success() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let page = std::thread::spawn(move || {
+        let mut socket = listener.accept().unwrap().0;
+        // The request ends with its data.
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\nx") {
+            let mut piece = [0; 1 << 10];
+            let count = socket.read(&mut piece).unwrap();
+            request.extend_from_slice(&piece[..count]);
+        }
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>").unwrap();
+    });
+    let (code, line) = refused(&["t", "x", "--url", &url], b"");
+    assert!(code == Some(1) && line.contains("does not answer as a node does"), "{line}");
+    page.join().unwrap();
+}
+
+#[test]
 fn no_answer_is_told_with_what_is_known() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -141,6 +162,6 @@ fn no_answer_is_told_with_what_is_known() {
     assert!(code == Some(1) && line.contains("not known whether"), "{line}");
     closing.join().unwrap();
     // The listener went with its thread.
-    let (code, line) = wait_for("the port to be closed", || Some(refused(&["t", "x", "--url", &url], b"")));
+    let (code, line) = refused(&["t", "x", "--url", &url], b"");
     assert!(code == Some(1) && line.contains(&url) && line.contains("is a node running there"), "{line}");
 }
