@@ -6,6 +6,7 @@ mod admin;
 mod browser;
 mod commands;
 mod common;
+mod config_limits;
 mod config_verbs;
 mod cors;
 mod demo;
