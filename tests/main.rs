@@ -8,6 +8,7 @@ mod cli_publish;
 mod cli_subscribe;
 mod commands;
 mod common;
+mod config_limits;
 mod config_verbs;
 mod cors;
 mod demo;

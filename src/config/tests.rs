@@ -4,7 +4,8 @@ use super::*;
 
 fn merge(arguments: &[&str], text: &str) -> Result<Config, ConfigErrors> {
     let command = Flags::augment_args(Command::new("fanwheel").no_binary_name(true));
-    let flags = Flags::from_arg_matches(&command.get_matches_from(arguments)).expect("values are taken as text");
+    let flags = Flags::from_arg_matches(&command.try_get_matches_from(arguments).expect("values are taken as text"))
+        .expect("so nothing can be wrong yet");
     Settings::merge(&flags, File::parse(text), "").map(|settings| settings.config())
 }
 

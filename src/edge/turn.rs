@@ -31,6 +31,8 @@ const CALLS_PER_TURN: usize = 64;
 
 /// The last part of a drain in which nobody is asked any more.
 const DRAIN_REST: u32 = 4;
+/// However short the drain: everybody is told, a portion per turn, and who takes it is not cut off. 1 s.
+const DRAIN_TICKS_MIN: u32 = 10;
 
 /// What a turn works on.
 pub struct Turn {
@@ -131,7 +133,7 @@ impl Turn {
         let now = self.clock.now_tick();
         let end = *self.drain_end.get_or_insert_with(|| {
             self.shard.begin_drain(self.drain_ticks - self.drain_ticks / DRAIN_REST);
-            now + self.drain_ticks
+            now + self.drain_ticks.max(DRAIN_TICKS_MIN)
         });
         let is_empty = self.shard.is_empty() && self.desk.tasks() == 0;
         is_empty || now >= end
