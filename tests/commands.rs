@@ -53,9 +53,14 @@ fn a_wrong_password_is_told_and_not_shown() {
 fn what_is_no_usable_redis_url_is_told_with_an_example() {
     for url in ["localhost", "http://127.0.0.1:6379", "redis://", "redis-sentinel://127.0.0.1"] {
         let ended = Launch::serve().flag("--redis", url).run();
-        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert_eq!(ended.code, Some(1), "{ended:?}");
         let line = sentence(&ended.stderr);
         assert!(line.contains(url) && (line.contains("redis://[") || line.contains("primary")), "{line}");
+    }
+    for (text, code) in [("redis = 'localhost'\n", 1), ("redis = 'localhost'\nshards = 0\n", 2)] {
+        let ended = Launch::serve().config(text).run();
+        assert_eq!(ended.code, Some(code), "{ended:?}");
+        assert!(ended.stderr.contains("line 1"), "{ended:?}");
     }
 }
 

@@ -1,6 +1,12 @@
 //! Limits answer with a sentence that names them, or inside a stream where a browser would give up.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use crate::common::{Launch, Node, Stream, Wire, get, post, request, wait_until};
+
+const MIB: usize = 1 << 20;
 
 #[test]
 fn a_stream_follows_at_most_a_hundred_topics() {
@@ -102,4 +108,69 @@ fn a_node_that_follows_as_many_topics_as_it_may_turns_new_ones_away() {
     node.publish("a", "untouched");
     assert_eq!(stream.next_data(), "untouched");
     assert_eq!(get(node.server.public, "/events?topic=a&topic=b&topic=c").json()["limit"], 2);
+}
+
+/// Most of the bodies are more than the shard has room for. With FANWHEEL_TEST_BODIES=5000 it is the
+/// full trial, for which this process and the server each need as many descriptors.
+#[test]
+fn unfinished_bodies_cannot_use_up_the_memory() {
+    let count: usize = std::env::var("FANWHEEL_TEST_BODIES").map_or(300, |count| count.parse().unwrap());
+    for sent in [MIB - 1, 100_000] {
+        let node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
+        let mut witness = Stream::open(&node.server, "topic=witness");
+        let idle = node.server.pss_bytes();
+        let peak = AtomicUsize::new(0);
+        let mut wires = thread::scope(|scope| {
+            let senders: Vec<_> = (0..8).map(|_| scope.spawn(|| unfinished(&node, count / 8, sent))).collect();
+            while senders.iter().any(|sender| !sender.is_finished()) {
+                peak.fetch_max(node.server.pss_bytes(), Ordering::Relaxed);
+                // Between two looks at the condition.
+                thread::sleep(Duration::from_millis(10));
+            }
+            senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect::<Vec<Wire>>()
+        });
+        let refused = refused(&mut wires);
+        let peak = peak.into_inner().max(node.server.pss_bytes());
+        let bound = idle + 64 * MIB + 16 * MIB;
+        assert!(peak <= bound, "{peak} of {bound} bytes, {refused} of {count} refused");
+        // As many as there is room for were let in; 300 of 100,000 bytes are no more than that.
+        let too_many = count * sent > 80 * MIB;
+        assert_eq!(refused > 0, too_many, "{refused} of {count} bodies were refused");
+        assert!(count - refused >= 40, "{refused} of {count} bodies were refused");
+        node.publish("witness", "undisturbed");
+        assert_eq!(witness.next_data(), "undisturbed");
+        drop(wires);
+        wait_until("the room to be free again", || {
+            post(node.server.public, "/topics/t", &vec![b'x'; MIB]).status() == 202
+        });
+    }
+}
+
+/// Begins bodies of 1 MiB and sends so much of each.
+fn unfinished(node: &Node, count: usize, sent: usize) -> Vec<Wire> {
+    let head = format!("POST /topics/t HTTP/1.1\r\nhost: test\r\ncontent-length: {MIB}\r\n\r\n");
+    let bytes = [head.as_bytes(), &vec![b'x'; sent]].concat();
+    let begin = |_| {
+        let mut wire = Wire::connect(node.server.public);
+        // One that is refused need not be read to its end.
+        let _ = wire.try_send(&bytes);
+        wire
+    };
+    (0..count).map(begin).collect()
+}
+
+/// How many were refused, each with a sentence and a time to come back.
+fn refused(wires: &mut [Wire]) -> usize {
+    let mut refused = 0;
+    for wire in wires {
+        // The answer was written before the last of the body was read.
+        if wire.fill(Instant::now() + Duration::from_millis(1)) != Some(true) {
+            continue;
+        }
+        let answer = wire.take_answer();
+        assert!(answer.problem(503).contains("together"));
+        assert_eq!((answer.header("retry-after"), answer.header("connection")), (Some("1"), Some("close")));
+        refused += 1;
+    }
+    refused
 }

@@ -55,6 +55,10 @@ pub fn run() -> ExitCode {
     };
     let config = match Config::load(&flags) {
         Ok(config) => config,
+        Err(errors) if errors.is_about_redis_alone() => {
+            eprintln!("{errors}");
+            return ExitCode::FAILURE;
+        }
         Err(errors) => return wrong_configuration(&errors),
     };
     start_logging(&config);
@@ -80,8 +84,8 @@ fn print(lines: &str) {
 }
 
 /// One thread is enough for the verbs that are clients.
-fn runtime() -> Result<tokio::runtime::Runtime, failure::Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+fn runtime() -> Result<tokio::runtime::LocalRuntime, failure::Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
     runtime.map_err(|error| failure::Failure::Failed(format!("cannot start: {error}")))
 }
 

@@ -75,6 +75,16 @@ pub enum LogFormat {
 #[error("{}", .0.join("\n"))]
 pub struct ConfigErrors(pub Vec<String>);
 
+impl ConfigErrors {
+    /// True exactly when nothing is wrong but which Redis is meant: a Redis that cannot be used, like
+    /// one that refuses the password.
+    #[must_use]
+    pub fn is_about_redis_alone(&self) -> bool {
+        let keys = ["--redis: ", "FANWHEEL_REDIS: ", ": redis: "];
+        !self.0.is_empty() && self.0.iter().all(|line| keys.iter().any(|key| line.contains(key)))
+    }
+}
+
 /// All settings, each within its range, and who gave it.
 #[derive(Debug)]
 struct Settings {

@@ -188,6 +188,13 @@ impl TestServer {
         get(self.admin, "/status").json()
     }
 
+    /// Memory it occupies: pages of its own, and its part of those it shares.
+    pub fn pss_bytes(&self) -> usize {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
+        let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
+        kib.expect("Linux tells it").trim().parse::<usize>().unwrap() << 10
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()

@@ -1,8 +1,8 @@
 //! Request bodies, bounded in bytes and time, each and all together.
 //!
 //! What always holds: what bodies under way occupy in a shard is at most [`LOAD_BYTES_MAX`], and while one
-//! is put together, the largest body more. Charged is what is *occupied*, not what has arrived: the
-//! connection's read buffer from the first moment, the pieces of the body as they are
+//! is put together, the largest body more. Charged is what is *occupied*, not what has arrived: what the
+//! connection needs for itself while the body has to be waited for, the pieces of the body as they are
 //! needed, and the copies that a source makes of it until the publish was answered.
 //!
 //! A body is kept in pieces of one size until it is whole: a buffer that doubles leaves behind it
@@ -15,7 +15,10 @@
 //! Not chosen: a buffer of the length that was announced, which a client could claim with one header.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -28,9 +31,9 @@ use crate::edge::{BODY_TIMEOUT, HEAD_BYTES_MAX};
 /// Most bytes of bodies and publishes under way in one shard: 64 MiB, less the largest body, which is
 /// copied when it is whole. One is at a time, for a shard is one thread.
 pub const LOAD_BYTES_MAX: usize = (64 << 20) - BODY_BYTES_MAX;
-/// What a connection occupies while a body is read from it: hyper's read buffer, which grows to the
-/// size of the largest head.
-const READ_BUFFER_BYTES: usize = HEAD_BYTES_MAX;
+/// What a connection occupies for itself while a body has to be waited for. That is mostly hyper's read
+/// buffer, which is twice as large as a head that filled it.
+const WAITING_BYTES: usize = 2 * HEAD_BYTES_MAX;
 /// A piece of a body.
 const PIECE_BYTES: usize = 16 << 10;
 /// Copies of an event's data that a source may hold beside it: a command, and the command in the
@@ -69,6 +72,12 @@ impl Share {
         self.load.0.set(all);
         self.bytes += bytes;
         true
+    }
+
+    /// Gives bytes back that were charged.
+    fn shrink(&mut self, bytes: usize) {
+        self.load.0.set(self.load.0.get() - bytes);
+        self.bytes -= bytes;
     }
 
     /// Charges what a source may occupy to publish so many bytes.
@@ -121,17 +130,32 @@ fn no_room() -> Problem {
 }
 
 async fn collect(mut body: Incoming, bytes_max: usize, mut share: Share) -> Result<(Bytes, Share), Stopped> {
-    if !share.grow(READ_BUFFER_BYTES) {
-        return Err(Stopped::NoRoom);
-    }
     let announced = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
     let mut pieces = Pieces::new(announced.map_or(bytes_max, |announced| announced.min(bytes_max)));
-    while let Some(frame) = body.frame().await {
+    let mut waits = false;
+    while let Some(frame) = next(&mut body, &mut waits, &mut share).await? {
         let Ok(data) = frame.map_err(|_| Stopped::Broken)?.into_data() else { continue };
         // Copied, because it is a slice of the connection's read buffer and would keep it alive.
         pieces.take(&data, &mut share)?;
     }
+    if waits {
+        share.shrink(WAITING_BYTES);
+    }
     Ok((pieces.join(), share))
+}
+
+type Frame = Result<hyper::body::Frame<Bytes>, hyper::Error>;
+
+/// The body's next frame. Most bodies come with their heads; one that is waited for is charged with its
+/// connection, from its first wait on.
+async fn next(body: &mut Incoming, waits: &mut bool, share: &mut Share) -> Result<Option<Frame>, Stopped> {
+    match poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await {
+        Poll::Ready(frame) => return Ok(frame),
+        Poll::Pending if *waits => {}
+        Poll::Pending if share.grow(WAITING_BYTES) => *waits = true,
+        Poll::Pending => return Err(Stopped::NoRoom),
+    }
+    Ok(body.frame().await)
 }
 
 /// What has arrived of a body.

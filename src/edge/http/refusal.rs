@@ -14,18 +14,24 @@
 //! too, in a second parser that could differ from the first.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::edge::http::answer::Problem;
 use crate::edge::http::rewind::Rewind;
 use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT};
 
-/// A connection's socket, through which hyper's own refusals do not pass.
+/// Bytes read at once. hyper begins with a buffer of 8 KiB and lets it grow, up to the largest head,
+/// when a read has filled it; a body would leave every connection with the largest.
+const READ_BYTES_MAX: usize = (8 << 10) - 1;
+
+/// A connection's socket, through which hyper's own refusals do not pass, and from which it reads little at once.
 pub(super) struct Muted(TokioIo<Rewind>);
 
 impl Muted {
@@ -81,8 +87,13 @@ fn is_empty_refusal(bytes: &[u8]) -> bool {
 }
 
 impl Read for Muted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let mut room = [MaybeUninit::uninit(); READ_BYTES_MAX];
+        let bytes_max = into.remaining().min(READ_BYTES_MAX);
+        let mut piece = ReadBuf::uninit(&mut room[..bytes_max]);
+        ready!(Pin::new(self.0.inner_mut()).poll_read(cx, &mut piece))?;
+        into.put_slice(piece.filled());
+        Poll::Ready(Ok(()))
     }
 }
 
