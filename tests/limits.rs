@@ -132,7 +132,7 @@ fn unfinished_bodies_cannot_use_up_the_memory() {
         let refused = refused(&mut wires);
         let peak = peak.into_inner().max(node.server.pss_bytes());
         let bound = idle + 64 * MIB + 16 * MIB;
-        assert!(peak <= bound, "{} of {bound} bytes, {refused} of {count} refused", peak);
+        assert!(peak <= bound, "{peak} of {bound} bytes, {refused} of {count} refused");
         // As many as there is room for were let in; 300 of 100,000 bytes are no more than that.
         let too_many = count * sent > 80 * MIB;
         assert_eq!(refused > 0, too_many, "{refused} of {count} bodies were refused");
