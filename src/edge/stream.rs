@@ -16,7 +16,8 @@
 //! stalls would hold whole events, up to 1 MiB each, that no budget sees. As it is the engine keeps
 //! the rest of a cut frame as a remainder, charged like any other.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -24,8 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::edge::desk::Desk;
 use crate::edge::reactor::Happened;
@@ -157,9 +157,7 @@ impl Body for EventBody {
         if state.ended {
             return Poll::Ready(None);
         }
-        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            state.waker = Some(context.waker().clone());
-        }
+        remember(&mut state.waker, context);
         state.wanted = Wanted::Yes;
         if let Some(id) = state.id.filter(|_| state.watched) {
             self.desk.tell(id, Happened::Writable);
@@ -193,8 +191,8 @@ impl Drop for EventBody {
 /// an answer may take; dropping the task resets the stream (CANCEL) and frees what it holds.
 #[derive(Debug)]
 pub struct Leash {
-    held: std::cell::Cell<Held>,
-    changed: Notify,
+    held: Cell<Held>,
+    waker: RefCell<Option<Waker>>,
 }
 
 /// How long a task may go on.
@@ -210,7 +208,7 @@ enum Held {
 
 impl Default for Leash {
     fn default() -> Leash {
-        Leash { held: Held::Until(Instant::now() + REQUEST).into(), changed: Notify::new() }
+        Leash { held: Held::Until(Instant::now() + REQUEST).into(), waker: RefCell::default() }
     }
 }
 
@@ -222,24 +220,30 @@ impl Leash {
 
     fn set(&self, held: Held) {
         self.held.set(held);
-        self.changed.notify_one();
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 
-    /// Waits until the task must end.
-    pub async fn released(&self) {
-        loop {
-            match self.held.get() {
-                Held::Cut => return,
-                Held::Stream => self.changed.notified().await,
-                Held::Until(deadline) => {
-                    // On the heap, because a stream's task, which is kept for long, has no such timer.
-                    let late = Box::pin(tokio::time::sleep_until(deadline));
-                    tokio::select! {
-                        () = late => return,
-                        () = self.changed.notified() => {}
-                    }
-                }
-            }
+    /// Ready when the task must end. `late` is the task's own timer, which it has only while there is
+    /// a deadline: a stream's task is kept for long.
+    pub fn poll_released(&self, late: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<()> {
+        let deadline = match self.held.get() {
+            Held::Cut => return Poll::Ready(()),
+            Held::Stream => None,
+            Held::Until(deadline) => Some(deadline),
+        };
+        remember(&mut self.waker.borrow_mut(), context);
+        if late.as_ref().map(|timer| timer.deadline()) != deadline {
+            *late = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
         }
+        late.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(context))
+    }
+}
+
+/// Keeps the waker of the task that asks.
+fn remember(waker: &mut Option<Waker>, context: &Context<'_>) {
+    if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+        *waker = Some(context.waker().clone());
     }
 }

@@ -26,6 +26,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
+use tokio::time::Sleep;
 
 use crate::edge::HEAD_BYTES_MAX;
 use crate::edge::admission::{Admission, Place};
@@ -124,27 +125,45 @@ impl Drop for Counted {
     }
 }
 
-impl<F> Executor<F> for Streams
+/// The task of one request. A stream has it for as long as it lives, so it is written out: an `async`
+/// block would hold hyper's part of it twice, as what it was given and as what it polls.
+struct Task<F> {
+    request: F,
+    leash: Rc<Leash>,
+    /// See [`Leash::poll_released`].
+    late: Option<Pin<Box<Sleep>>>,
+    _counted: Counted,
+}
+
+impl<F> Future for Task<F>
 where
-    F: Future<Output = ()> + 'static,
+    F: Future<Output = ()> + Unpin,
 {
-    fn execute(&self, task: F) {
-        let leash = self.0.next.take().unwrap_or_default();
-        self.count(self.0.open.get() + 1);
-        let counted = Counted(self.clone());
-        tokio::task::spawn_local(async move {
-            let _counted = counted;
-            tokio::select! {
-                () = task => {}
-                () = leash.released() => {}
-            }
-        });
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let task = &mut *self;
+        match task.leash.poll_released(&mut task.late, context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => Pin::new(&mut task.request).poll(context),
+        }
     }
 }
 
-/// A body of either kind.
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Unpin + 'static,
+{
+    fn execute(&self, request: F) {
+        let leash = self.0.next.take().unwrap_or_default();
+        self.count(self.0.open.get() + 1);
+        tokio::task::spawn_local(Task { request, leash, late: None, _counted: Counted(self.clone()) });
+    }
+}
+
+/// A body of either kind. An answer's is on the heap, because a stream's task has room for either.
 enum AnyBody {
-    Full(Full<Bytes>),
+    Full(Box<Full<Bytes>>),
     Events(EventBody),
 }
 
@@ -157,7 +176,7 @@ impl Body for AnyBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>> {
         match self.get_mut() {
-            AnyBody::Full(body) => Pin::new(body).poll_frame(context),
+            AnyBody::Full(body) => Pin::new(&mut **body).poll_frame(context),
             AnyBody::Events(body) => Pin::new(body).poll_frame(context),
         }
     }
@@ -195,7 +214,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let admission = self.place.admission();
         Box::pin(async move {
             Ok(match route(request, &desk, admission).await {
-                Outcome::Answer(answer) => answer.map(AnyBody::Full),
+                Outcome::Answer(answer) => answer.map(|body| AnyBody::Full(Box::new(body))),
                 Outcome::Stream(wants) => open(wants, desk, leash).await,
             })
         })

@@ -111,7 +111,8 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
 /// Ends our side, then waits for the peer to end its own.
 async fn linger(socket: &mut TcpStream) -> std::io::Result<()> {
     socket.shutdown().await?;
-    let mut scratch = [0; 4096];
+    // On the heap, because every connection's task has room for the largest of its states.
+    let mut scratch = vec![0; 4096];
     let mut read = 0;
     while read < LINGER_BYTES_MAX {
         match socket.read(&mut scratch).await? {
