@@ -1,7 +1,7 @@
 //! HTTP/2 with prior knowledge: the same streams and answers, and bounds of its own.
 //!
 //! `FANWHEEL_TEST_HTTP2_CONNECTIONS` is the number of connections whose memory is measured, with a
-//! stream each, and again with a hundred each on a hundredth of them.
+//! stream each, and again with a hundred each on a hundredth of them, though at least on ten.
 
 use std::process::Command;
 use std::thread;
@@ -302,10 +302,11 @@ fn an_idle_stream_and_its_connection_stay_small() {
     let count: usize =
         std::env::var("FANWHEEL_TEST_HTTP2_CONNECTIONS").map_or(200, |text| text.parse().expect("a number"));
     let alone = growth(count, 1);
-    let together = growth(count.div_ceil(100), 100) / 100.0;
+    // Fewer than ten would show what the node itself has grown by.
+    let together = growth((count / 100).max(10), 100) / 100.0;
     println!(
         "{count} connections: {alone:.0} bytes each with a stream; {together:.0} bytes a stream, a hundred on each"
     );
-    assert!(alone < 48.0 * 1024.0, "{alone} bytes a connection");
-    assert!(together < 16.0 * 1024.0, "{together} bytes a stream");
+    assert!(alone < 36.0 * 1024.0, "{alone} bytes a connection");
+    assert!(together < 6.0 * 1024.0, "{together} bytes a stream");
 }
