@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::edge::admission::{AddressKey, Admissions, Place};
 use crate::edge::reactor::Sockets;
 use crate::edge::stream::Pipe;
+use crate::engine::conn::Conn;
 use crate::engine::slab::Slab;
 use crate::engine::{CloseReason, ConnId, Sent, Sink};
 
@@ -117,4 +118,5 @@ impl Sink for Ports {
     }
 }
 
-const _: () = assert!(size_of::<Port>() == 8, "every parked connection pays for it");
+// Every parked connection pays for it.
+const _: () = assert!(size_of::<Port>() == 8 && Slab::<Conn<Port>>::SLOT_BYTES == 56);
