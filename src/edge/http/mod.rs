@@ -16,6 +16,7 @@ pub mod head;
 pub mod pages;
 pub mod publish;
 pub mod refusal;
+pub mod room;
 pub mod topics;
 
 use std::cell::RefCell;
@@ -37,6 +38,7 @@ use crate::edge::desk::{Desk, Newcomer, Wants};
 use crate::edge::{Admission, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX, Occupancy};
 use answer::{Answer, Problem};
 use refusal::Muted;
+use room::HeadRoom;
 
 /// After an answer that ends the connection, unread bytes of the request are thrown away for this
 /// long, and so many of them: closing with bytes unread would reset the connection and the answer with it.
@@ -83,9 +85,10 @@ impl Drop for Place {
 pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
     let place = Place(Some(Arc::clone(&desk.node.occupancy)));
     let handover = Handover::default();
-    let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission };
+    let room = HeadRoom::new(desk.load.clone());
+    let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission, room: room.clone() };
     // In a box, so that whoever lingers does not keep hyper's room.
-    let mut connection = Box::new(connection(socket, service));
+    let mut connection = Box::new(connection(Muted::new(socket, room.clone()), service));
     let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
     let parts = connection.into_parts();
     let mut socket = parts.io.into_inner();
@@ -98,8 +101,9 @@ pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
             }
         }
         (ended, _) => {
-            let refusal = ended.err().and_then(|error| refusal::problem(&error, &parts.read_buf));
+            let refusal = ended.err().and_then(|error| refusal::problem(&error, &parts.read_buf, &room));
             drop(parts.read_buf);
+            room.give_back();
             let last = refusal.map(|problem| problem.into_last_bytes(&desk.date())).unwrap_or_default();
             let _ = tokio::time::timeout(LINGER, linger(&mut socket, last)).await;
         }
@@ -108,7 +112,7 @@ pub async fn serve(socket: TcpStream, desk: Rc<Desk>, admission: Admission) {
 
 /// A connection in the hands of hyper. A client that has ended its side still gets its answer: what
 /// it has published is not called off half way.
-fn connection(socket: TcpStream, service: Service) -> http1::Connection<Muted, Service> {
+fn connection(socket: Muted, service: Service) -> http1::Connection<Muted, Service> {
     http1::Builder::new()
         .half_close(true)
         .timer(TokioTimer::new())
@@ -116,7 +120,7 @@ fn connection(socket: TcpStream, service: Service) -> http1::Connection<Muted, S
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(Muted::new(socket), service)
+        .serve_connection(socket, service)
 }
 
 /// Says the last, ends our side, then waits for the peer to end its own.
@@ -146,6 +150,7 @@ struct Service {
     desk: Rc<Desk>,
     handover: Handover,
     admission: Admission,
+    room: HeadRoom,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -157,7 +162,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let desk = Rc::clone(&self.desk);
         let handover = Rc::clone(&self.handover);
         let admission = self.admission;
+        let answering = self.room.answer();
         Box::pin(async move {
+            let _answering = answering;
             match route(request, &desk, admission).await {
                 Outcome::Answer(answer) => Ok(answer),
                 Outcome::Stream(wants) => {
