@@ -137,13 +137,47 @@ fn unfinished_bodies_cannot_use_up_the_memory() {
         let too_many = count * sent > 80 * MIB;
         assert_eq!(refused > 0, too_many, "{refused} of {count} bodies were refused");
         assert!(count - refused >= 40, "{refused} of {count} bodies were refused");
-        node.publish("witness", "undisturbed");
+        // Small ones find room between the large.
+        wait_until("a small one to be taken", || {
+            post(node.server.public, "/topics/witness", b"undisturbed").status() == 202
+        });
         assert_eq!(witness.next_data(), "undisturbed");
         drop(wires);
         wait_until("the room to be free again", || {
             post(node.server.public, "/topics/t", &vec![b'x'; MIB]).status() == 202
         });
     }
+}
+
+/// A browser never comes back after a 503, so a stream's connection is just closed.
+#[test]
+fn large_heads_find_no_room_beside_bodies_that_have_used_it_up() {
+    let node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
+    let mut bodies = unfinished(&node, 60, MIB - 1);
+    let mut refused_bodies = 0;
+    wait_until("the bodies to have used it up", || {
+        refused_bodies += refused(&mut bodies);
+        // 56 MiB, of which each of the others has one and what its connection needs.
+        refused_bodies >= 8
+    });
+    let begin = |target: &str| {
+        let head = format!("GET {target} HTTP/1.1\r\nhost: test\r\nx: {}", "x".repeat(20_000));
+        let mut wire = Wire::connect(node.server.public);
+        let _ = wire.try_send(head.as_bytes());
+        wire
+    };
+    let mut ordinary: Vec<Wire> = (0..200).map(|_| begin("/topics/t")).collect();
+    wait_until("some to find no room", || refused(&mut ordinary) > 0);
+    let mut streams: Vec<Wire> = (0..5).map(|_| begin("/events?topic=t")).collect();
+    for wire in &mut streams {
+        while wire.fill(Instant::now() + crate::common::PATIENCE).expect("it is closed") {}
+        assert!(wire.unread().is_empty(), "{}", String::from_utf8_lossy(wire.unread()));
+    }
+    assert_eq!(get(node.server.public, "/topics/t").status(), 200, "a small head needs none");
+    let mut stream = Stream::open(&node.server, "topic=t");
+    drop((bodies, ordinary));
+    wait_until("the room to be free again", || post(node.server.public, "/topics/t", b"x").status() == 202);
+    assert_eq!(stream.next_data(), "x");
 }
 
 /// Begins bodies of 1 MiB and sends so much of each.

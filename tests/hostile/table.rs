@@ -271,6 +271,14 @@ fn pipelining() -> Vec<Case> {
             vec![taken(), Sentence(400, "malformed")],
             Closed,
         ),
+        Case {
+            pieces: vec![
+                b"POST /topics/t HTTP/1.1\r\nhost: test\r\ncontent-length: 2\r\n\r\na".to_vec(),
+                format!("b{stream}").into_bytes(),
+            ],
+            pause: std::time::Duration::from_millis(50),
+            ..Case::new("a stream behind a post that is not complete", "", vec![taken(), Stream], Streams)
+        },
         Case::new(
             "garbage behind a refusal",
             get("/nowhere") + "\0",

@@ -62,6 +62,21 @@ enum Stopped {
     Broken,
 }
 
+impl Load {
+    /// A share of so many bytes, if there is room for them.
+    #[must_use]
+    pub fn share(&self, bytes: usize) -> Option<Share> {
+        let mut share = Share { load: self.clone(), bytes: 0 };
+        share.grow(bytes).then_some(share)
+    }
+
+    /// True exactly when nothing is under way.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.0.get() == 0
+    }
+}
+
 impl Share {
     /// Charges bytes as they are occupied. False when there is no room for them.
     fn grow(&mut self, bytes: usize) -> bool {
@@ -124,8 +139,11 @@ pub async fn read(body: Incoming, bytes_max: usize, what: &str, load: &Load) -> 
     }
 }
 
-fn no_room() -> Problem {
-    let error = format!("bodies and publishes under way in this shard are at most {LOAD_BYTES_MAX} bytes together");
+/// 503: the shard has no room for it now.
+pub fn no_room() -> Problem {
+    let error = format!(
+        "what is under way in this shard, heads, bodies and publishes, is at most {LOAD_BYTES_MAX} bytes together"
+    );
     Problem::unavailable(error).with_limit(LOAD_BYTES_MAX)
 }
 

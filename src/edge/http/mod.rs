@@ -18,6 +18,7 @@ pub mod pages;
 pub mod publish;
 mod refusal;
 mod rewind;
+mod room;
 pub mod topics;
 
 use std::cell::RefCell;
@@ -40,6 +41,7 @@ use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX};
 use answer::{Answer, Problem};
 use refusal::Muted;
 use rewind::{Rewind, Speaks};
+use room::HeadRoom;
 
 /// After an answer that ends the connection, unread bytes of the request are thrown away for this
 /// long, and so many of them: closing with bytes unread would reset the connection and the answer with it.
@@ -81,9 +83,10 @@ pub async fn serve(socket: TcpStream, desk: Rc<Desk>, place: Place) {
 async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
     let admission = place.admission();
     let handover = Handover::default();
-    let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission };
+    let room = HeadRoom::new(desk.load.clone());
+    let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission, room: room.clone() };
     // In a box, so that whoever lingers does not keep hyper's room.
-    let mut connection = Box::new(connection(socket, service));
+    let mut connection = Box::new(connection(Muted::new(socket, room.clone()), service));
     let ended = tokio::select! {
         ended = poll_fn(|context| connection.poll_without_shutdown(context)) => Some(ended),
         () = desk.node.stop.wait() => None,
@@ -106,8 +109,9 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
             }
         }
         (ended, _) => {
-            let refusal = ended.err().and_then(|error| refusal::problem(&error, &parts.read_buf));
+            let refusal = ended.err().and_then(|error| refusal::problem(&error, &parts.read_buf, &room));
             drop(parts.read_buf);
+            room.give_back();
             let last = refusal.map(|problem| problem.into_last_bytes(&desk.date())).unwrap_or_default();
             let _ = tokio::time::timeout(LINGER, linger(&mut socket, last)).await;
         }
@@ -116,7 +120,7 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
 
 /// A connection in the hands of hyper. A client that has ended its side still gets its answer: what
 /// it has published is not called off half way.
-fn connection(socket: Rewind, service: Service) -> http1::Connection<Muted, Service> {
+fn connection(socket: Muted, service: Service) -> http1::Connection<Muted, Service> {
     http1::Builder::new()
         .half_close(true)
         .timer(TokioTimer::new())
@@ -124,7 +128,7 @@ fn connection(socket: Rewind, service: Service) -> http1::Connection<Muted, Serv
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(Muted::new(socket), service)
+        .serve_connection(socket, service)
 }
 
 /// Says the last, ends our side, then waits for the peer to end its own.
@@ -154,6 +158,7 @@ struct Service {
     desk: Rc<Desk>,
     handover: Handover,
     admission: Admission,
+    room: HeadRoom,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
@@ -165,7 +170,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let desk = Rc::clone(&self.desk);
         let handover = Rc::clone(&self.handover);
         let admission = self.admission;
+        let answering = self.room.answer();
         Box::pin(async move {
+            let _answering = answering;
             match route(request, &desk, admission).await {
                 Outcome::Answer(answer) => Ok(answer),
                 Outcome::Stream(wants) => {

@@ -24,7 +24,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::edge::http::answer::Problem;
+use crate::edge::http::body;
 use crate::edge::http::rewind::Rewind;
+use crate::edge::http::room::HeadRoom;
 use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT};
 
 /// Bytes read at once. hyper begins with a buffer of 8 KiB and lets it grow, up to the largest head,
@@ -32,26 +34,33 @@ use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT};
 const READ_BYTES_MAX: usize = (8 << 10) - 1;
 
 /// A connection's socket, through which hyper's own refusals do not pass, and from which it reads little at once.
-pub(super) struct Muted(TokioIo<Rewind>);
+pub(super) struct Muted {
+    io: TokioIo<Rewind>,
+    room: HeadRoom,
+}
 
 impl Muted {
     /// Mutes hyper on this socket.
     #[must_use]
-    pub(super) fn new(socket: Rewind) -> Muted {
-        Muted(TokioIo::new(socket))
+    pub(super) fn new(socket: Rewind, room: HeadRoom) -> Muted {
+        Muted { io: TokioIo::new(socket), room }
     }
 
     /// The socket.
     #[must_use]
     pub(super) fn into_inner(self) -> TcpStream {
-        self.0.into_inner().into_inner()
+        self.io.into_inner().into_inner()
     }
 }
 
 /// What to tell a client whose connection hyper has ended; `unread` is what it could not read.
 /// `None` when there is nothing to answer, or nobody to read it.
 #[must_use]
-pub(super) fn problem(error: &hyper::Error, unread: &[u8]) -> Option<Problem> {
+pub(super) fn problem(error: &hyper::Error, unread: &[u8], room: &HeadRoom) -> Option<Problem> {
+    if room.is_refused() {
+        let asks_for_a_stream = unread.starts_with(b"GET /events");
+        return (!asks_for_a_stream).then(body::no_room);
+    }
     // Empty lines are no request (RFC 9112, section 2.2).
     let begun = unread.iter().any(|byte| !b"\r\n".contains(byte));
     if error.is_timeout() {
@@ -91,7 +100,10 @@ impl Read for Muted {
         let mut room = [MaybeUninit::uninit(); READ_BYTES_MAX];
         let bytes_max = into.remaining().min(READ_BYTES_MAX);
         let mut piece = ReadBuf::uninit(&mut room[..bytes_max]);
-        ready!(Pin::new(self.0.inner_mut()).poll_read(cx, &mut piece))?;
+        ready!(Pin::new(self.io.inner_mut()).poll_read(cx, &mut piece))?;
+        if !self.room.take(piece.filled().len()) {
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
         into.put_slice(piece.filled());
         Poll::Ready(Ok(()))
     }
@@ -102,7 +114,7 @@ impl Write for Muted {
         if is_empty_refusal(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -116,19 +128,19 @@ impl Write for Muted {
         {
             return Poll::Ready(Ok(only.len()));
         }
-        Pin::new(&mut self.0).poll_write_vectored(cx, pieces)
+        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 
