@@ -46,6 +46,23 @@ fn every_stream_is_told_over_the_drain_and_asked_back_at_a_time_of_its_own() {
 }
 
 #[test]
+fn a_node_that_was_at_rest_spreads_its_goodbyes_too_and_ends_with_the_last() {
+    let mut node = Node::embedded_as(Launch::serve().flag("--shards", "1").config("[limits]\ndrain = '4s'\n"));
+    let mut streams: Vec<Stream> = (0..250).map(|_| Stream::open(&node.server, "topic=t")).collect();
+    // Nothing happens for longer than the drain takes: the shard rests.
+    let rest = Instant::now() + Duration::from_millis(4_200);
+    assert!(streams[0].next_item(rest).is_none(), "no heartbeat is due yet");
+    let since = Instant::now();
+    node.server.terminate();
+    streams.iter_mut().for_each(|stream| drop(stream.expect_dismissal("fanwheel.drain")));
+    let told = since.elapsed();
+    node.server.wait_exit();
+    let ended = since.elapsed();
+    assert!(told > Duration::from_millis(2_000), "all of them were told within {told:?}");
+    assert!(ended - told < Duration::from_millis(700), "told after {told:?}, ended after {ended:?}");
+}
+
+#[test]
 fn a_node_without_streams_ends_at_once_also_with_idle_connections() {
     let node = Node::embedded();
     let mut idle = Wire::connect(node.server.public);

@@ -114,7 +114,8 @@ impl Turn {
             self.shard.note_written(self.clock.now_us());
             busy |= self.poll_sockets();
             busy |= self.answer_calls();
-            if busy {
+            // Whoever was the last to leave has left in this turn.
+            if busy || self.has_stopped() {
                 tokio::task::yield_now().await;
             } else {
                 self.rest().await;
@@ -132,7 +133,7 @@ impl Turn {
         }
         let now = self.clock.now_tick();
         let end = *self.drain_end.get_or_insert_with(|| {
-            self.shard.begin_drain(self.drain_ticks - self.drain_ticks / DRAIN_REST);
+            self.shard.begin_drain(now, self.drain_ticks - self.drain_ticks / DRAIN_REST);
             now + self.drain_ticks.max(DRAIN_TICKS_MIN)
         });
         let is_empty = self.shard.is_empty() && self.desk.tasks() == 0;

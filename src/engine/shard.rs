@@ -350,11 +350,14 @@ impl<P> Shard<P> {
         }
     }
 
-    /// Asks every stream to leave, spread evenly over the next `ticks`; whoever comes from now on is
+    /// Asks every stream to leave, spread evenly over the `ticks` that follow `now`; whoever comes from now on is
     /// turned away. Until its turn comes a stream is served as ever. One that does not take its last
     /// block stays until it has stalled, or [`Shard::close_all`].
-    pub fn begin_drain(&mut self, ticks: u32) {
-        self.draining = Some(Drain { since: self.now, ticks, next: 0 });
+    pub fn begin_drain(&mut self, now: u32, ticks: u32) {
+        // A shard at rest may not have looked at the clock for long.
+        debug_assert!(now >= self.now);
+        self.now = now;
+        self.draining = Some(Drain { since: now, ticks, next: 0 });
     }
 
     /// True exactly when no connection is left.

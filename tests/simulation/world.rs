@@ -498,7 +498,7 @@ impl World {
         let ticks = self.rng.u32(0..30);
         self.begin(format_args!("drain over {ticks} ticks"));
         self.leaving = Leaving::Politely;
-        self.shard.begin_drain(ticks);
+        self.shard.begin_drain(self.sockets.tick, ticks);
         for _ in 0..=ticks {
             self.tick();
             for step in [Step::Publish, Step::Join, Step::Take, Step::Sweep, Step::Writable, Step::Answer] {

@@ -217,7 +217,9 @@ async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission)
         return events::open(request, desk, admission).await;
     }
     if admission == Admission::TurnedAway {
-        return Err(Problem::unavailable("this node has as many connections as it may"));
+        return Err(Problem::unavailable(
+            "there is no place for this connection: its node, its address or this second has as many as it may",
+        ));
     }
     let answer = if path == "/publish" {
         publish::answer(request, desk).await?
