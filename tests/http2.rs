@@ -282,7 +282,7 @@ fn a_stop_ends_streams_and_connections_in_order() {
 fn growth(connections: usize, streams: usize) -> f64 {
     let node = Node::embedded_as(Launch::serve().flag("--shards", "2"));
     drop(Http2::connect(node.server.public));
-    let before = node.server.pss();
+    let before = node.server.pss_bytes() as f64;
     let mut open: Vec<Http2> = Vec::new();
     for _ in 0..connections {
         let mut connection = Http2::connect(node.server.public);
@@ -294,7 +294,7 @@ fn growth(connections: usize, streams: usize) -> f64 {
     for connection in &mut open {
         (0..streams).for_each(|at| drop(connection.take_until(1 + 2 * at as u32, "data: to all\n\n")));
     }
-    (node.server.pss() - before) / connections as f64
+    (node.server.pss_bytes() as f64 - before) / connections as f64
 }
 
 #[test]

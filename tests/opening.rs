@@ -26,11 +26,11 @@ fn who_comes_while_redis_stands_still_waits_small_and_is_opened_when_it_goes_on(
     node.server.wait_metric("fanwheel_connections{transport=\"sse\"}", 0.0);
     node.redis().pause();
     node.server.wait_metric("fanwheel_source_connected", 0.0);
-    let (since, before) = (Instant::now(), node.server.pss());
+    let (since, before) = (Instant::now(), node.server.pss_bytes() as f64);
     let waiting: Vec<Wire> = (0..count).map(|_| begin(&node)).collect();
     let mut waiting: Vec<Stream> = waiting.into_iter().map(Stream::answered).collect();
     assert!(waiting.iter().all(|stream| stream.head.status == 200), "a browser takes no other status");
-    let growth = node.server.pss() - before;
+    let growth = node.server.pss_bytes() as f64 - before;
     let each = growth / count as f64;
     assert!(growth < WAITING_BYTES_MAX * count as f64 + BURST_BYTES_MAX, "{each:.0} bytes for each stream that waits");
     let came = since.elapsed();

@@ -204,13 +204,6 @@ impl TestServer {
         self.child.id()
     }
 
-    /// The memory that is its own share, in bytes.
-    pub fn pss(&self) -> f64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
-        let line = text.lines().find(|line| line.starts_with("Pss:")).expect("it names it");
-        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
-    }
-
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
