@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{Launch, Node, Stream, get, request, wait_until};
+use crate::common::{Launch, Node, Stream, get, post, request, wait_until};
 
 #[test]
 fn every_line_of_the_metrics_parses_and_the_fixed_names_are_there() {
@@ -32,6 +32,24 @@ fn every_line_of_the_metrics_parses_and_the_fixed_names_are_there() {
     });
 }
 
+#[test]
+fn what_operators_alert_on_is_a_metric() {
+    let mut node = Node::on_redis();
+    node.post("t", "x");
+    node.server.wait_metric("fanwheel_publishes_total{outcome=\"accepted\"}", 1.0);
+    assert_eq!(node.server.metric("fanwheel_ready"), 1.0);
+    let (open, limit) =
+        (node.server.metric("fanwheel_descriptors_open"), node.server.metric("fanwheel_connections_limit"));
+    assert!(open > 10.0 && limit > open, "{open} of {limit}");
+    let version = format!("fanwheel_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(node.server.metric(&version), 1.0);
+    node.redis_mut().kill();
+    node.server.wait_not_ready();
+    assert_eq!(node.server.metric("fanwheel_ready"), 0.0);
+    wait_until("a publish to be refused", || post(node.server.public, "/topics/t", b"x").status() == 503);
+    assert!(node.server.metric("fanwheel_publishes_total{outcome=\"refused\"}") >= 1.0);
+}
+
 /// A comment that describes a metric, or `name{label="value",…} number`.
 #[track_caller]
 fn check_line(line: &str) {
@@ -52,7 +70,7 @@ fn check_line(line: &str) {
         let labels = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}'));
         for label in labels.unwrap_or_else(|| panic!("{line}")).split(',') {
             let (name, value) = label.split_once('=').unwrap_or_else(|| panic!("{line}"));
-            assert!(["transport", "reason", "le"].contains(&name), "{line}");
+            assert!(["transport", "reason", "outcome", "version", "le"].contains(&name), "{line}");
             assert!(value.starts_with('"') && value.ends_with('"') && value.len() > 2, "{line}");
         }
     }

@@ -135,7 +135,8 @@ fn a_stream_with_a_closed_window_is_blocked_and_reset_at_the_deadline() {
     let since = Instant::now();
     let reset = connection.find(|frame| frame.stream == stuck && frame.kind == RST_STREAM).unwrap();
     assert_eq!(reset.payload, 8u32.to_be_bytes(), "CANCEL");
-    assert!(since.elapsed() > Duration::from_millis(500), "{:?}", since.elapsed());
+    let took = since.elapsed();
+    assert!((Duration::from_millis(500)..Duration::from_secs(4)).contains(&took), "{took:?}");
     node.server.wait_closed("stalled", 1.0);
     node.server.wait_metric("fanwheel_readers_blocked", 0.0);
     // Others of the same connection are not concerned, nor is the node.

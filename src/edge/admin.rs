@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::edge::HEAD_TIMEOUT;
 use crate::edge::admission::{Admissions, Surplus};
 use crate::edge::calls::{Peers, Report};
+use crate::edge::desk::OUTCOMES;
 use crate::edge::http::answer::{Answer, Problem, json};
 use crate::edge::http::fixed;
 use crate::engine::wheel::TICK_MS;
@@ -122,7 +123,7 @@ async fn answer(request: Request<Incoming>, admin: &Admin) -> Result<Answer, std
     Ok(match path {
         "/metrics" => admin.metrics(&reports),
         "/healthz" => health(&reports),
-        "/readyz" => readiness(&reports, &admin.sources, admin.stop.is_set()),
+        "/readyz" => readiness(admin.objections(&reports)),
         _ => admin.status(&reports),
     })
 }
@@ -136,8 +137,8 @@ fn health(reports: &[Option<Box<Report>>]) -> Answer {
     json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({"healthy": false, "shards_not_turning": still}))
 }
 
-/// 200 when streams can be opened and will be fed.
-fn readiness(reports: &[Option<Box<Report>>], sources: &[Arc<SourceCounters>], stops: bool) -> Answer {
+/// Why streams cannot be opened, or would not be fed; nothing when they can and will.
+fn objections(reports: &[Option<Box<Report>>], sources: &[Arc<SourceCounters>], stops: bool) -> Vec<String> {
     let mut reasons = Vec::new();
     if stops {
         reasons.push("the node is stopping".to_owned());
@@ -158,12 +159,21 @@ fn readiness(reports: &[Option<Box<Report>>], sources: &[Arc<SourceCounters>], s
             }
         }
     }
+    reasons
+}
+
+/// 200 when streams can be opened and will be fed.
+fn readiness(reasons: Vec<String>) -> Answer {
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &Readiness { ready, reasons })
 }
 
 impl Admin {
+    fn objections(&self, reports: &[Option<Box<Report>>]) -> Vec<String> {
+        objections(reports, &self.sources, self.stop.is_set())
+    }
+
     fn status(&self, reports: &[Option<Box<Report>>]) -> Answer {
         let present = || reports.iter().flatten();
         let told: Vec<Told> = self.sources.iter().map(|source| source.told()).collect();
@@ -225,6 +235,14 @@ impl Admin {
             "fanwheel_connections_turned_away",
             "Connections that found no place, by the limit that was reached",
             Surplus::ALL.map(|why| (vec![("reason", why.label())], self.admissions.surplus(why))),
+        );
+        page.gauge("fanwheel_connections_limit", "Connections there may be at once", self.admissions.max() as f64);
+        page.counters(
+            "fanwheel_publishes",
+            "Events published over HTTP, by outcome: taken by the source, certainly not, or not known",
+            OUTCOMES.iter().enumerate().map(|(index, &outcome)| {
+                (vec![("outcome", outcome)], present.iter().map(|report| report.published[index]).sum())
+            }),
         );
         page.counter("fanwheel_streams_opened", "Streams opened", sum(&|counters| counters.opened));
         page.counter(
@@ -313,10 +331,23 @@ impl Admin {
         );
         page.gauge("fanwheel_shards", "Shards", reports.len() as f64);
         page.gauge("fanwheel_shards_turning", "Shards that answered this scrape", present.len() as f64);
+        let ready = self.objections(reports).is_empty();
+        page.gauge("fanwheel_ready", "1 when `/readyz` answers 200, else 0", f64::from(u8::from(ready)));
+        page.gauges(
+            "fanwheel_build_info",
+            "1, with the version as label",
+            [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+        );
+        page.gauge("fanwheel_descriptors_open", "Open descriptors of the process", open_descriptors() as f64);
         page.gauge("fanwheel_uptime_seconds", "Since the start", self.clock.uptime_s() as f64);
         page.gauge("fanwheel_memory_resident_bytes", "Resident memory of the process", resident_bytes() as f64);
         page
     }
+}
+
+/// Open descriptors of this process; 0 where `/proc` is not mounted.
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
 /// Resident memory of this process; 0 where `/proc` is not mounted.

@@ -164,6 +164,12 @@ impl Admissions {
         self.connections.load(Ordering::Relaxed) + self.turned_away.load(Ordering::Relaxed)
     }
 
+    /// The most there may be, those that are being turned away not included.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.limits.connections_max
+    }
+
     /// True exactly when there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::edge::desk::OUTCOMES;
 use crate::engine::mailbox::Mailbox;
 use crate::engine::{Counters, Gauges};
 use crate::topic::Topic;
@@ -39,6 +40,8 @@ pub struct Report {
     pub inbox_len: usize,
     /// Messages dropped because the inbox was full.
     pub inbox_dropped: u64,
+    /// Events published over HTTP through this shard, by [`OUTCOMES`].
+    pub published: [u64; OUTCOMES.len()],
 }
 
 /// The mailboxes of all shards of the node.

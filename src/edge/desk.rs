@@ -20,7 +20,8 @@ use crate::edge::http::cors::Verdict;
 use crate::edge::http::pages::Pages;
 use crate::edge::reactor::Happened;
 use crate::edge::stream::Pipe;
-use crate::engine::{ConnId, Publish};
+use crate::engine::{ConnId, Publish, PublishError, Publishing};
+use crate::event::Event;
 use crate::frame::WireForm;
 use crate::shutdown::Stop;
 use crate::topic::Topic;
@@ -35,6 +36,8 @@ pub struct Desk {
     happened: RefCell<Vec<(ConnId, Happened)>>,
     /// Connections that hyper serves.
     tasks: Cell<usize>,
+    /// Events published over HTTP, by [`OUTCOMES`].
+    published: Rc<Cell<[u64; OUTCOMES.len()]>>,
     date: RefCell<(u64, String)>,
 }
 
@@ -61,6 +64,10 @@ pub struct Node {
     /// Whether the node stops.
     pub stop: Stop,
 }
+
+/// What may become of an event that is published over HTTP: taken by the source, certainly not, or
+/// not known. The metric's labels.
+pub const OUTCOMES: [&str; 3] = ["accepted", "refused", "unknown"];
 
 /// A connection whose head was checked, on its way to the engine.
 pub struct Newcomer {
@@ -102,8 +109,32 @@ impl Desk {
             newcomers: RefCell::default(),
             happened: RefCell::default(),
             tasks: Cell::default(),
+            published: Rc::default(),
             date: RefCell::default(),
         }
+    }
+
+    /// Publishes an event, and counts what becomes of it.
+    pub fn publish(&self, event: Event) -> Publishing {
+        let publishing = self.node.publish.publish(event);
+        let published = Rc::clone(&self.published);
+        Box::pin(async move {
+            let outcome = publishing.await;
+            let index = match outcome {
+                Ok(_) => 0,
+                Err(PublishError::Refused(_)) => 1,
+                Err(PublishError::Unknown) => 2,
+            };
+            let mut counts = published.get();
+            counts[index] += 1;
+            published.set(counts);
+            outcome
+        })
+    }
+
+    /// Events published over HTTP, by [`OUTCOMES`].
+    pub fn published(&self) -> [u64; OUTCOMES.len()] {
+        self.published.get()
     }
 
     /// Counts a connection that hyper serves, until what this gives is dropped.

@@ -261,6 +261,7 @@ impl Turn {
             turns: self.turns,
             inbox_len: self.inbox.len(),
             inbox_dropped: self.inbox.dropped(),
+            published: self.desk.published(),
         }
     }
 

@@ -80,7 +80,7 @@ async fn publish(text: Bytes, mut share: Share, desk: &Desk) -> Result<Answer, P
     drop(text);
     rest(is_large).await;
     let topics: Vec<Topic> = events.iter().map(|event| event.topic.clone()).collect();
-    let under_way = events.into_iter().map(|event| desk.node.publish.publish(event)).collect();
+    let under_way = events.into_iter().map(|event| desk.publish(event)).collect();
     let results = all(under_way).await;
     let outcomes: Vec<Outcome<'_>> =
         topics.iter().zip(results).map(|(topic, result)| outcome(topic.as_str(), result)).collect();

@@ -58,7 +58,7 @@ async fn store(event: Event, mut share: Share, desk: &Desk) -> Result<Answer, Pr
     check_utf8(&event.data)?;
     share.publishing(event.data.len())?;
     let topic = event.topic.clone();
-    let published = desk.node.publish.publish(event).await.map_err(|error| match error {
+    let published = desk.publish(event).await.map_err(|error| match error {
         PublishError::Refused(_) => Problem::unavailable(error.to_string()),
         PublishError::Unknown => Problem::unknown(error.to_string()),
     })?;
