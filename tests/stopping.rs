@@ -96,6 +96,7 @@ fn a_request_under_way_is_answered() {
 fn a_blocked_reader_is_told_behind_what_it_has_not_taken() {
     let mut node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
     let mut slow = Stream::open_on(Wire::connect_narrow(node.server.public), "topic=t");
+    let mut witness = Stream::open(&node.server, "topic=u");
     let mut published = 0;
     wait_until("the reader to be blocked", || {
         node.post("t", format!("{published:<16384}"));
@@ -103,7 +104,8 @@ fn a_blocked_reader_is_told_behind_what_it_has_not_taken() {
         node.server.metric("fanwheel_readers_blocked") > 0.0
     });
     node.server.terminate();
-    node.server.wait_not_ready();
+    // It stands behind the slow one, whose goodbye has been said by then.
+    witness.expect_dismissal("fanwheel.drain");
     let mut expected = 0;
     let goodbye = loop {
         let event = slow.next();
