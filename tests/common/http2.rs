@@ -56,10 +56,22 @@ impl Http2 {
         Http2::connect_with(Wire::connect(to), &[])
     }
 
+    /// With a preface that comes byte by byte.
+    pub fn in_pieces(to: SocketAddr) -> Http2 {
+        let mut wire = Wire::connect(to);
+        let begin = [PREFACE, &encode(SETTINGS, 0, 0, &[])].concat();
+        begin.iter().for_each(|byte| wire.send(&[*byte]));
+        Http2::on(wire)
+    }
+
     /// With settings of the client's choice.
     pub fn connect_with(mut wire: Wire, settings: &[(u16, u32)]) -> Http2 {
         let payload = settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
         wire.send(&[PREFACE, &encode(SETTINGS, 0, 0, &payload.collect::<Vec<_>>())].concat());
+        Http2::on(wire)
+    }
+
+    fn on(wire: Wire) -> Http2 {
         Http2 { wire, next: 1, bodies: HashMap::new(), ended: HashSet::new(), polite: true, goes_away: false }
     }
 
