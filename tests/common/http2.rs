@@ -56,11 +56,12 @@ impl Http2 {
         Http2::connect_with(Wire::connect(to), &[])
     }
 
-    /// With a preface that comes byte by byte.
-    pub fn in_pieces(to: SocketAddr) -> Http2 {
+    /// With a preface of which the rest is sent after `pause`.
+    pub fn in_pieces(to: SocketAddr, pause: impl FnOnce()) -> Http2 {
         let mut wire = Wire::connect(to);
-        let begin = [PREFACE, &encode(SETTINGS, 0, 0, &[])].concat();
-        begin.iter().for_each(|byte| wire.send(&[*byte]));
+        wire.send(&PREFACE[..10]);
+        pause();
+        wire.send(&[&PREFACE[10..], &encode(SETTINGS, 0, 0, &[])].concat());
         Http2::on(wire)
     }
 
