@@ -164,6 +164,66 @@ fn streams_count_like_connections() {
 }
 
 #[test]
+fn a_large_answer_waits_for_its_window_and_holds_up_no_stop_beyond_the_drain() {
+    let node = Node::embedded_as(Launch::serve().config("[limits]\ndrain = '1s'\n"));
+    let events = format!("[{}]", vec![r#"{"topic":"t","data":"x"}"#; 1_000].join(","));
+    let ask = |settings: &[(u16, u32)]| {
+        let mut connection = Http2::connect_with(Wire::connect(node.server.public), settings);
+        let stream = connection.next_stream();
+        connection.send(HEADERS, END_HEADERS, stream, &request("POST", "/publish"));
+        for piece in events.as_bytes().chunks(16 << 10) {
+            connection.send(DATA, 0, stream, piece);
+        }
+        connection.send(DATA, END_STREAM, stream, &[]);
+        (connection, stream)
+    };
+    let (mut reader, stream) = ask(&[(INITIAL_WINDOW_SIZE, 100)]);
+    let answer = reader.take_until(stream, "}]");
+    assert_eq!(answer.matches(r#"{"topic":"t","id":null}"#).count(), 1_000);
+    reader.wait_end(stream);
+    let (mut stuck, stream) = ask(&[(INITIAL_WINDOW_SIZE, 1)]);
+    stuck.polite = false;
+    stuck.find(|frame| frame.kind == DATA && frame.stream == stream).expect("the first byte");
+    let since = Instant::now();
+    node.server.terminate();
+    // It acknowledges GOAWAY's ping, and goes on not to read.
+    stuck.polite = true;
+    let stuck = thread::spawn(move || while stuck.next_frame_unread().is_some() {});
+    node.server.stop();
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    stuck.join().unwrap();
+}
+
+#[test]
+fn what_head_is_answered_has_no_body() {
+    let node = Node::embedded();
+    let mut connection = Http2::connect(node.server.public);
+    for path in ["/topics/t", "/nothing", "/events?topic=t", "/events?topic="] {
+        let stream = connection.next_stream();
+        connection.send(HEADERS, END_HEADERS | END_STREAM, stream, &request("HEAD", path));
+        let head = connection.find(|frame| frame.stream == stream && frame.kind == HEADERS).unwrap();
+        if head.flags & END_STREAM == 0 {
+            let end = connection.find(|frame| frame.stream == stream).unwrap();
+            assert_eq!((end.kind, end.flags & END_STREAM, end.payload.len()), (DATA, END_STREAM, 0), "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_was_turned_away_gives_its_place_up() {
+    let node = Node::embedded_as(Launch::serve().config("[limits]\nconnections = 2\n"));
+    let full: Vec<Stream> = (0..2).map(|_| Stream::open(&node.server, "topic=t")).collect();
+    let mut connection = Http2::connect(node.server.public);
+    let stream = connection.get("/events?topic=t");
+    assert!(connection.take_until(stream, "}\n\n").contains("\"limit\""));
+    while connection.next_frame().is_some() {}
+    node.server.wait_metric("fanwheel_connections{transport=\"http\"}", 0.0);
+    drop(full);
+    node.server.wait_closed("gone", 2.0);
+    open(&mut Http2::connect(node.server.public), "topic=t");
+}
+
+#[test]
 fn a_peer_that_answers_no_pings_is_let_go() {
     let node = Node::embedded_as(Launch::serve().config("[limits]\nheartbeat = '400ms'\n"));
     let mut polite = Http2::connect(node.server.public);

@@ -69,7 +69,8 @@ fn a_primary_that_becomes_a_replica_is_left_told_and_taken_back() {
     node.server.wait_ready();
     wait_until("publishing to be possible", || timed_post(&node.server).0.status() == 202);
     assert_eq!(stream.next_data(), "x");
-    assert_eq!(node.server.log().matches("is a replica").count(), 2, "lost for it, then refused for it: once each");
+    let lines = node.server.log().matches("is a replica").count();
+    assert!((1..=2).contains(&lines), "lost for it, then perhaps refused for it: once each, not {lines} times");
 }
 
 /// The old server lives, answers, and hears nothing of what is published on the new one.

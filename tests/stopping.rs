@@ -5,6 +5,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
+use crate::common::sse::request_for;
 use crate::common::{Item, Launch, Node, PATIENCE, Stream, Wire, get, wait_until};
 
 fn streams() -> usize {
@@ -74,6 +77,24 @@ fn a_node_without_streams_ends_at_once_also_with_idle_connections() {
     node.server.stop();
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     assert_eq!(idle.fill(Instant::now() + PATIENCE), Some(false));
+}
+
+#[test]
+fn who_came_just_before_the_signal_is_answered() {
+    let mut node = Node::embedded();
+    assert_eq!(get(node.server.public, "/topics/t").status(), 200);
+    // The kernel accepts for it meanwhile.
+    node.server.signal(Signal::STOP);
+    let mut asks = Wire::connect(node.server.public);
+    asks.send(b"GET /topics/t HTTP/1.1\r\nhost: test\r\n\r\n");
+    let mut follows = Wire::connect(node.server.public);
+    follows.send(request_for("topic=t").as_bytes());
+    node.server.terminate();
+    node.server.signal(Signal::CONT);
+    assert_eq!(asks.take_answer().status(), 200);
+    let mut stream = Stream::answered(follows);
+    assert_eq!(stream.expect_dismissal("fanwheel.drain")["reason"], "shutdown");
+    node.server.wait_exit();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Who may connect: places on the node, per address, and per second.
 //!
 //! Counted by all shards together. A connection holds a [`Place`] until it ends; a parked one's place
-//! is given up by the reactor, which knows when its socket closes.
+//! is given up by the sink ([`crate::edge::port`]), which closes its socket.
 //!
 //! # Overload
 //! Whoever finds no place is let in just to be told so, inside a stream (`fanwheel.drain`, reason

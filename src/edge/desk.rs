@@ -165,6 +165,11 @@ impl Desk {
         self.node.wake.notify_one();
     }
 
+    /// True exactly when connections were handed over and not taken.
+    pub fn has_newcomers(&self) -> bool {
+        !self.newcomers.borrow().is_empty()
+    }
+
     /// Takes the connections that were handed over.
     pub fn take_newcomers(&self) -> Vec<Newcomer> {
         std::mem::take(&mut self.newcomers.borrow_mut())

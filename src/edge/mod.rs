@@ -10,7 +10,8 @@
 //! ```
 //!
 //! What always holds: a parked stream has no task, no channel, no timer and no buffer of its own;
-//! it is an entry in the engine's slab and a descriptor in the shard's epoll. Nothing here knows
+//! it is an entry in the engine's slab and a descriptor in the shard's epoll. (Streams of HTTP/2 share
+//! their sockets and stay with hyper: each has a task, and two pieces of 8 KiB at most.) Nothing here knows
 //! which source feeds the engine.
 //!
 //! # Overload

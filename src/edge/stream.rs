@@ -188,7 +188,8 @@ impl Drop for EventBody {
 /// What ends the task of a request over HTTP/2, from outside.
 ///
 /// hyper does not look at a body while the client's window is closed, nor does it bound how long
-/// an answer may take; dropping the task resets the stream (CANCEL) and frees what it holds.
+/// an answer may take; dropping the task resets the stream (CANCEL) and frees what it
+/// holds. The last piece is h2's alone: the end of the connection frees it.
 #[derive(Debug)]
 pub struct Leash {
     held: Cell<Held>,

@@ -136,7 +136,7 @@ impl Turn {
             self.shard.begin_drain(now, self.drain_ticks - self.drain_ticks / DRAIN_REST);
             now + self.drain_ticks.max(DRAIN_TICKS_MIN)
         });
-        let is_empty = self.shard.is_empty() && self.desk.tasks() == 0;
+        let is_empty = self.shard.is_empty() && self.desk.tasks() == 0 && !self.desk.has_newcomers();
         is_empty || now >= end
     }
 

@@ -188,8 +188,8 @@ impl<P> Shard<P> {
     }
 
     /// Says the last block and closes, at a block's border; in the middle of one it just closes. Only
-    /// at shutdown a blocked reader is waited for: its frame is finished first, and the end of the
-    /// drain closes those that do not take it.
+    /// at shutdown a blocked reader that was not sent away already is waited for: its frame is finished
+    /// first, and the end of the drain closes those that do not take it.
     pub(super) fn dismiss<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reason: CloseReason) {
         let Some(conn) = self.conns.get(id) else { return };
         let form = conn.form;

@@ -93,8 +93,23 @@ impl Http2 {
         self.wire.send(&encode(kind, flags, stream, payload));
     }
 
+    /// As `next_frame`; what it brings is not taken out of any window.
+    pub fn next_frame_unread(&mut self) -> Option<Frame> {
+        let frame = self.take_frame()?;
+        if frame.kind != DATA {
+            self.react(&frame);
+        }
+        Some(frame)
+    }
+
     /// The next frame; `None` when the peer has ended the connection.
     pub fn next_frame(&mut self) -> Option<Frame> {
+        let frame = self.take_frame()?;
+        self.react(&frame);
+        Some(frame)
+    }
+
+    fn take_frame(&mut self) -> Option<Frame> {
         let deadline = Instant::now() + PATIENCE;
         while self.wire.unread().len() < 9 {
             if !self.wire.fill(deadline).expect("a frame in time") {
@@ -109,9 +124,7 @@ impl Http2 {
             }
         }
         let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
-        let frame = Frame { kind: head[3], flags: head[4], stream, payload: self.wire.take(length) };
-        self.react(&frame);
-        Some(frame)
+        Some(Frame { kind: head[3], flags: head[4], stream, payload: self.wire.take(length) })
     }
 
     fn react(&mut self, frame: &Frame) {

@@ -14,15 +14,16 @@
 //!
 //! Not chosen: a buffer of the length that was announced, which a client could claim with one header.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use hyper::{Request, Version};
 
 use crate::edge::http::answer::{Answer, Problem};
 use crate::edge::http::publish::BODY_BYTES_MAX;
@@ -34,21 +35,36 @@ pub const LOAD_BYTES_MAX: usize = (64 << 20) - BODY_BYTES_MAX;
 /// What a connection occupies for itself while a body has to be waited for. That is mostly hyper's read
 /// buffer, which is twice as large as a head that filled it.
 const WAITING_BYTES: usize = 2 * HEAD_BYTES_MAX;
+/// The same for a request over HTTP/2, which has no read buffer of its own: its task, and h2's tables.
+const WAITING_BYTES_HTTP2: usize = 2 << 10;
 /// A piece of a body.
 const PIECE_BYTES: usize = 16 << 10;
 /// Copies of an event's data that a source may hold beside it: a command, and the command in the
 /// buffer of its connection.
 const SOURCE_COPIES: usize = 2;
 
-/// Bytes of bodies and publishes under way in one shard. Clones share one count.
+/// Bytes of bodies and publishes under way in one shard. Clones share one count. One thread counts;
+/// it is atomic because the bytes of an answer, which carry their share along, may be sent anywhere.
 #[derive(Debug, Clone, Default)]
-pub struct Load(Rc<Cell<usize>>);
+pub struct Load(Arc<AtomicUsize>);
 
 /// One request's part of the load; given back when dropped, which is after its publish was answered.
 #[derive(Debug)]
 pub struct Share {
     load: Load,
     bytes: usize,
+}
+
+/// See [`Share::charge`].
+struct Charged {
+    bytes: Vec<u8>,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Marks an answer to a request whose body was read to its end: its connection can go on.
@@ -70,29 +86,41 @@ impl Load {
         share.grow(bytes).then_some(share)
     }
 
+    fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// True exactly when nothing is under way.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        self.0.get() == 0
+        self.bytes() == 0
     }
 }
 
 impl Share {
     /// Charges bytes as they are occupied. False when there is no room for them.
     fn grow(&mut self, bytes: usize) -> bool {
-        let all = self.load.0.get() + bytes;
-        if all > LOAD_BYTES_MAX {
+        if self.load.bytes() + bytes > LOAD_BYTES_MAX {
             return false;
         }
-        self.load.0.set(all);
+        self.load.0.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
         true
     }
 
     /// Gives bytes back that were charged.
     fn shrink(&mut self, bytes: usize) {
-        self.load.0.set(self.load.0.get() - bytes);
+        self.load.0.fetch_sub(bytes, Ordering::Relaxed);
         self.bytes -= bytes;
+    }
+
+    /// Bytes that are charged for as long as anybody holds them, instead of what was charged before.
+    pub fn charge(mut self, bytes: Vec<u8>) -> Bytes {
+        self.shrink(self.bytes);
+        // There was room for the request that this answers.
+        self.load.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        self.bytes = bytes.len();
+        Bytes::from_owner(Charged { bytes, _share: self })
     }
 
     /// Charges what a source may occupy to publish so many bytes.
@@ -106,7 +134,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.load.0.set(self.load.0.get() - self.bytes);
+        self.load.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -123,14 +151,21 @@ pub fn was_read(answer: &Answer) -> bool {
 }
 
 /// Reads a body of at most `bytes_max`; `what` begins the sentence when it is larger.
-pub async fn read(body: Incoming, bytes_max: usize, what: &str, load: &Load) -> Result<(Bytes, Share), Problem> {
+pub async fn read(
+    request: Request<Incoming>,
+    bytes_max: usize,
+    what: &str,
+    load: &Load,
+) -> Result<(Bytes, Share), Problem> {
+    let waiting = if request.version() == Version::HTTP_2 { WAITING_BYTES_HTTP2 } else { WAITING_BYTES };
+    let body = request.into_body();
     let too_large = || Problem::too_large(format!("{what} is at most {bytes_max} bytes")).with_limit(bytes_max);
     // A length that is announced is refused before a byte of it is read.
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large());
     }
     let share = Share { load: load.clone(), bytes: 0 };
-    match tokio::time::timeout(BODY_TIMEOUT, collect(body, bytes_max, share)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, collect(body, bytes_max, waiting, share)).await {
         Ok(Ok(read)) => Ok(read),
         Ok(Err(Stopped::TooLarge)) => Err(too_large()),
         Ok(Err(Stopped::NoRoom)) => Err(no_room()),
@@ -147,17 +182,22 @@ pub fn no_room() -> Problem {
     Problem::unavailable(error).with_limit(LOAD_BYTES_MAX)
 }
 
-async fn collect(mut body: Incoming, bytes_max: usize, mut share: Share) -> Result<(Bytes, Share), Stopped> {
+async fn collect(
+    mut body: Incoming,
+    bytes_max: usize,
+    waiting: usize,
+    mut share: Share,
+) -> Result<(Bytes, Share), Stopped> {
     let announced = body.size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
     let mut pieces = Pieces::new(announced.map_or(bytes_max, |announced| announced.min(bytes_max)));
     let mut waits = false;
-    while let Some(frame) = next(&mut body, &mut waits, &mut share).await? {
+    while let Some(frame) = next(&mut body, &mut waits, waiting, &mut share).await? {
         let Ok(data) = frame.map_err(|_| Stopped::Broken)?.into_data() else { continue };
         // Copied, because it is a slice of the connection's read buffer and would keep it alive.
         pieces.take(&data, &mut share)?;
     }
     if waits {
-        share.shrink(WAITING_BYTES);
+        share.shrink(waiting);
     }
     Ok((pieces.join(), share))
 }
@@ -166,11 +206,16 @@ type Frame = Result<hyper::body::Frame<Bytes>, hyper::Error>;
 
 /// The body's next frame. Most bodies come with their heads; one that is waited for is charged with its
 /// connection, from its first wait on.
-async fn next(body: &mut Incoming, waits: &mut bool, share: &mut Share) -> Result<Option<Frame>, Stopped> {
+async fn next(
+    body: &mut Incoming,
+    waits: &mut bool,
+    waiting: usize,
+    share: &mut Share,
+) -> Result<Option<Frame>, Stopped> {
     match poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await {
         Poll::Ready(frame) => return Ok(frame),
         Poll::Pending if *waits => {}
-        Poll::Pending if share.grow(WAITING_BYTES) => *waits = true,
+        Poll::Pending if share.grow(waiting) => *waits = true,
         Poll::Pending => return Err(Stopped::NoRoom),
     }
     Ok(body.frame().await)
@@ -249,7 +294,7 @@ mod tests {
         drop(first);
         assert!(second.grow(1));
         drop(second);
-        assert_eq!(load.0.get(), 0);
+        assert_eq!(load.bytes(), 0);
     }
 
     #[test]
@@ -262,7 +307,7 @@ mod tests {
             .chunks(10_000)
             .map(|part| {
                 assert!(pieces.take(part, &mut share).is_ok());
-                load.0.get()
+                load.bytes()
             })
             .collect();
         assert_eq!(charged, [PIECE_BYTES, 2 * PIECE_BYTES, 2 * PIECE_BYTES, 40_000]);
@@ -270,7 +315,7 @@ mod tests {
         assert_eq!(pieces.join(), data);
         let mut small = Pieces::new(5);
         assert!(small.take(b"hello", &mut share).is_ok());
-        assert_eq!((small.join(), load.0.get()), (Bytes::from("hello"), 40_005));
+        assert_eq!((small.join(), load.bytes()), (Bytes::from("hello"), 40_005));
         assert!(share.grow(LOAD_BYTES_MAX - 40_005));
         assert!(matches!(Pieces::new(5).take(b"x", &mut share), Err(Stopped::NoRoom)));
         assert_eq!(Pieces::new(5).join(), Bytes::new());

@@ -36,7 +36,7 @@ pub async fn open(request: Request<Incoming>, desk: &Desk, admission: Admission)
     }
     if !request.body().is_end_stream() {
         // What the body says does not matter, but it must be read before the socket is ours.
-        body::read(request.into_body(), HEAD_BYTES_MAX, "the body of a request for a stream", &desk.load).await?;
+        body::read(request, HEAD_BYTES_MAX, "the body of a request for a stream", &desk.load).await?;
     }
     let head = if is_http2 { sse::heartbeat(form).to_vec() } else { head(form, &origin, &desk.date()) };
     let topics = if admission == Admission::TurnedAway { Vec::new() } else { topics };

@@ -18,7 +18,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response};
 use http_body_util::Full;
 use hyper::Request;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -28,12 +29,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-use crate::edge::HEAD_BYTES_MAX;
 use crate::edge::admission::{Admission, Place};
 use crate::edge::desk::{Arriving, Desk, Newcomer, Wants};
+use crate::edge::http::answer::Answer;
 use crate::edge::http::rewind::Rewind;
 use crate::edge::http::{Outcome, events, route};
 use crate::edge::stream::{EventBody, Leash, PIECE_BYTES_MAX, Pipe};
+use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT};
 
 /// Requests, streams included, open at once on one connection.
 const STREAMS_MAX: u32 = 100;
@@ -49,12 +51,15 @@ const PENDING_RESETS_MAX: usize = 32;
 const ERROR_RESETS_MAX: usize = 128;
 /// A connection without requests is ended after this long.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long a client may take the last of an answer when its connection ends.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 const _: () = assert!(2 * PIECE_BYTES_MAX <= 16 << 10, "what a stream with a closed window holds");
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(socket: Rewind, desk: Rc<Desk>, place: Place) {
     let streams = Streams::default();
+    let admission = place.admission();
     let service = Service { desk: Rc::clone(&desk), place, streams: streams.clone() };
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
@@ -70,14 +75,25 @@ pub(super) async fn serve(socket: Rewind, desk: Rc<Desk>, place: Place) {
         .keep_alive_timeout(desk.node.heartbeat)
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
+    let wanted = async {
+        match admission {
+            Admission::Admitted => streams.idle(IDLE).await,
+            // It is told so once; the place is needed for the next, and this one may come back.
+            Admission::TurnedAway => streams.begun(HEAD_TIMEOUT).await,
+        }
+    };
     tokio::select! {
         _ = &mut connection => return,
         () = desk.node.stop.wait() => {}
-        () = streams.idle() => {}
+        () = wanted => {}
     }
-    // GOAWAY: no more requests; those under way, and streams until they are drained, go on.
+    // GOAWAY: no more requests; those under way, and streams until they are drained, go on. What
+    // is left after that are answers that h2 holds for a client that does not take them.
     connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+    tokio::select! {
+        _ = &mut connection => {}
+        () = streams.idle(LAST_ANSWER) => {}
+    }
 }
 
 /// The requests of one connection that are under way, each a task.
@@ -93,8 +109,16 @@ struct StreamsInner {
 }
 
 impl Streams {
-    /// Waits until no request has been under way for [`IDLE`].
-    async fn idle(&self) {
+    /// Waits until a request has begun, at most for so long.
+    async fn begun(&self, limit: Duration) {
+        let changed = self.0.changed.notified();
+        if self.0.open.get() == 0 {
+            let _ = tokio::time::timeout(limit, changed).await;
+        }
+    }
+
+    /// Waits until no request has been under way for so long.
+    async fn idle(&self, limit: Duration) {
         loop {
             let changed = self.0.changed.notified();
             if self.0.open.get() > 0 {
@@ -103,7 +127,7 @@ impl Streams {
             }
             tokio::select! {
                 () = changed => {}
-                () = tokio::time::sleep(IDLE) => return,
+                () = tokio::time::sleep(limit) => return,
             }
         }
     }
@@ -163,7 +187,7 @@ where
 
 /// A body of either kind. An answer's is on the heap, because a stream's task has room for either.
 enum AnyBody {
-    Full(Box<Full<Bytes>>),
+    Answer(Box<Whole>),
     Events(EventBody),
 }
 
@@ -176,23 +200,50 @@ impl Body for AnyBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>> {
         match self.get_mut() {
-            AnyBody::Full(body) => Pin::new(&mut **body).poll_frame(context),
+            AnyBody::Answer(body) => body.poll_piece(context),
             AnyBody::Events(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            AnyBody::Full(body) => body.is_end_stream(),
+            AnyBody::Answer(body) => body.rest.is_empty() && body.full.is_end_stream(),
             AnyBody::Events(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            AnyBody::Full(body) => body.size_hint(),
+            // It is asked before the first piece.
+            AnyBody::Answer(body) => body.full.size_hint(),
             AnyBody::Events(body) => body.size_hint(),
         }
+    }
+}
+
+/// An answer, given out piece by piece: hyper keeps what it was given, however small the window, and
+/// after the last of it looks no more at whether the client takes it.
+#[derive(Default)]
+struct Whole {
+    full: Full<Bytes>,
+    rest: Bytes,
+}
+
+impl Whole {
+    fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>> {
+        if self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut self.full).poll_frame(context))
+                .map(|frame| frame.map(Frame::into_data))
+            {
+                Some(Ok(Ok(data))) => self.rest = data,
+                _ => return Poll::Ready(None),
+            }
+        }
+        let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES_MAX));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 
@@ -212,13 +263,25 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         self.streams.0.next.replace(Some(Rc::clone(&leash)));
         let desk = Rc::clone(&self.desk);
         let admission = self.place.admission();
+        let is_head = request.method() == Method::HEAD;
         Box::pin(async move {
             Ok(match route(request, &desk, admission).await {
-                Outcome::Answer(answer) => answer.map(|body| AnyBody::Full(Box::new(body))),
+                Outcome::Answer(answer) if is_head => without_body(answer),
+                Outcome::Answer(full) => full.map(|full| AnyBody::Answer(Box::new(Whole { full, rest: Bytes::new() }))),
                 Outcome::Stream(wants) => open(wants, desk, leash).await,
             })
         })
     }
+}
+
+/// What HEAD is answered (RFC 9110, section 9.3.2): hyper leaves a body out over HTTP/1 only.
+fn without_body(answer: Answer) -> Response<AnyBody> {
+    let length = answer.body().size_hint().exact();
+    let mut response = answer.map(|_| AnyBody::Answer(Box::default()));
+    if let Some(length) = length.filter(|&length| length > 0) {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    response
 }
 
 /// Answers with a stream, and gives its pipe to the turn.

@@ -14,6 +14,7 @@ pub mod cors;
 pub mod events;
 pub mod head;
 mod http2;
+mod pace;
 pub mod pages;
 pub mod publish;
 mod refusal;
@@ -38,7 +39,9 @@ use tokio::net::TcpStream;
 use crate::edge::admission::{Admission, Place};
 use crate::edge::desk::{Arriving, Desk, Newcomer, Wants};
 use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX};
+use crate::shutdown::Stop;
 use answer::{Answer, Problem};
+use pace::Pace;
 use refusal::Muted;
 use rewind::{Rewind, Speaks};
 use room::HeadRoom;
@@ -49,6 +52,9 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 2 * publish::BODY_BYTES_MAX;
 /// Bytes thrown away at once.
 const SCRATCH_BYTES: usize = 16 << 10;
+
+/// A connection that came just before the node was asked to stop has this long to begin its request.
+const LAST_LOOK: Duration = Duration::from_millis(250);
 
 /// What a service left for the task that drives its connection.
 type Handover = Rc<RefCell<Option<Wants>>>;
@@ -71,7 +77,7 @@ pub async fn serve(socket: TcpStream, desk: Rc<Desk>, place: Place) {
     let _task = desk.begin_task();
     let recognised = tokio::select! {
         recognised = Rewind::recognise(socket, HEAD_TIMEOUT) => recognised,
-        () = desk.node.stop.wait() => return,
+        () = async { desk.node.stop.wait().await; tokio::time::sleep(LAST_LOOK).await } => return,
     };
     match recognised {
         Some((Speaks::Http1, socket)) => serve_http1(socket, desk, place).await,
@@ -86,18 +92,12 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
     let room = HeadRoom::new(desk.load.clone());
     let service = Service { desk: Rc::clone(&desk), handover: Rc::clone(&handover), admission, room: room.clone() };
     // In a box, so that whoever lingers does not keep hyper's room.
-    let mut connection = Box::new(connection(Muted::new(socket, room.clone()), service));
+    let pace = Pace::default();
+    let mut connection = Box::new(connection(Muted::new(socket, room.clone(), pace.clone()), service));
     let ended = tokio::select! {
-        ended = poll_fn(|context| connection.poll_without_shutdown(context)) => Some(ended),
-        () = desk.node.stop.wait() => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            // The request under way is answered; an idle connection ends at once.
-            Pin::new(&mut *connection).graceful_shutdown();
-            poll_fn(|context| connection.poll_without_shutdown(context)).await
-        }
+        ended = drive(&mut connection, &desk.node.stop) => ended,
+        // Whoever has not taken the answer by now would not take another word.
+        () = pace.overdue() => return,
     };
     let parts = connection.into_parts();
     let mut socket = parts.io.into_inner();
@@ -116,6 +116,17 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
             let _ = tokio::time::timeout(LINGER, linger(&mut socket, last)).await;
         }
     }
+}
+
+/// Runs a connection to its end, or to the end of what is under way when the node stops.
+async fn drive(connection: &mut http1::Connection<Muted, Service>, stop: &Stop) -> hyper::Result<()> {
+    tokio::select! {
+        ended = poll_fn(|context| connection.poll_without_shutdown(context)) => return ended,
+        () = stop.wait() => {}
+    }
+    // The request under way is answered; an idle connection ends at once.
+    Pin::new(&mut *connection).graceful_shutdown();
+    poll_fn(|context| connection.poll_without_shutdown(context)).await
 }
 
 /// A connection in the hands of hyper. A client that has ended its side still gets its answer: what

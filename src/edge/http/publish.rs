@@ -21,6 +21,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use serde::Serialize;
@@ -67,7 +68,7 @@ pub async fn answer(request: Request<Incoming>, desk: &Desk) -> Result<Answer, P
             "on /publish each event has an `idempotency_key` of its own, not the request",
         ));
     }
-    let (text, share) = body::read(request.into_body(), BODY_BYTES_MAX, "the body", &desk.load).await?;
+    let (text, share) = body::read(request, BODY_BYTES_MAX, "the body", &desk.load).await?;
     Ok(body::answered(publish(text, share, desk).await))
 }
 
@@ -84,7 +85,11 @@ async fn publish(text: Bytes, mut share: Share, desk: &Desk) -> Result<Answer, P
     let results = all(under_way).await;
     let outcomes: Vec<Outcome<'_>> =
         topics.iter().zip(results).map(|(topic, result)| outcome(topic.as_str(), result)).collect();
-    Ok(json(StatusCode::OK, &outcomes))
+    let mut answer = json(StatusCode::OK, &());
+    // A client may take its time with an answer of half a megabyte.
+    let text = serde_json::to_vec(&outcomes).expect("strings serialize");
+    *answer.body_mut() = Full::new(share.charge(text));
+    Ok(answer)
 }
 
 /// Lets the shard turn before the next step of much work: 8 MiB take some milliseconds to put together, to read

@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 
 use crate::edge::http::answer::Problem;
 use crate::edge::http::body;
+use crate::edge::http::pace::Pace;
 use crate::edge::http::rewind::Rewind;
 use crate::edge::http::room::HeadRoom;
 use crate::edge::{HEAD_BYTES_MAX, HEAD_TIMEOUT};
@@ -37,13 +38,14 @@ const READ_BYTES_MAX: usize = (8 << 10) - 1;
 pub(super) struct Muted {
     io: TokioIo<Rewind>,
     room: HeadRoom,
+    pace: Pace,
 }
 
 impl Muted {
     /// Mutes hyper on this socket.
     #[must_use]
-    pub(super) fn new(socket: Rewind, room: HeadRoom) -> Muted {
-        Muted { io: TokioIo::new(socket), room }
+    pub(super) fn new(socket: Rewind, room: HeadRoom, pace: Pace) -> Muted {
+        Muted { io: TokioIo::new(socket), room, pace }
     }
 
     /// The socket.
@@ -114,7 +116,11 @@ impl Write for Muted {
         if is_empty_refusal(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        if written.is_pending() {
+            self.pace.block();
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -128,7 +134,11 @@ impl Write for Muted {
         {
             return Poll::Ready(Ok(only.len()));
         }
-        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, pieces);
+        if written.is_pending() {
+            self.pace.block();
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -136,6 +146,8 @@ impl Write for Muted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper asks for it when it has written all there is.
+        self.pace.flushed();
         Pin::new(&mut self.io).poll_flush(cx)
     }
 

@@ -15,6 +15,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room for the first read: most heads fit, and then they are read once.
 const FIRST_READ: usize = 1 << 10;
 
+/// How long the rest of a preface may take.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speaks {
@@ -33,7 +36,7 @@ impl Rewind {
     /// Reads as much as tells what the client speaks, for so long. `None`: it left, or said nothing at
     /// all. One that said too little is left to HTTP/1, where it is told so.
     pub(super) async fn recognise(mut socket: TcpStream, timeout: Duration) -> Option<(Speaks, Rewind)> {
-        let deadline = Instant::now() + timeout;
+        let mut deadline = Instant::now() + timeout;
         let mut first = BytesMut::with_capacity(FIRST_READ);
         let speaks = loop {
             let read = tokio::time::timeout_at(deadline, socket.read_buf(&mut first)).await;
@@ -47,6 +50,8 @@ impl Rewind {
             if ended || !PREFACE.starts_with(&first) {
                 break Speaks::Http1;
             }
+            // Half a preface is not waited for as long as half a head, for which the time begins anew.
+            deadline = deadline.min(Instant::now() + PREFACE_TIMEOUT);
         };
         Some((speaks, Rewind { first: first.freeze(), socket }))
     }

@@ -49,7 +49,7 @@ async fn publish(request: Request<Incoming>, segment: &str, desk: &Desk) -> Resu
         return Err(Problem::bad_request("`Idempotency-Key` needs a durable topic, and this one is live"));
     }
     let (name, key) = name_and_key(request.uri().query().unwrap_or_default())?;
-    let (data, share) = body::read(request.into_body(), EVENT_BYTES_MAX, "an event's data", &desk.load).await?;
+    let (data, share) = body::read(request, EVENT_BYTES_MAX, "an event's data", &desk.load).await?;
     let received_us = desk.node.clock.now_us();
     Ok(body::answered(store(Event { topic, name, key, data, id: None, received_us }, share, desk).await))
 }
