@@ -119,7 +119,7 @@ struct ShardSetup {
 pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), ServerError> {
     let descriptors = raise_descriptor_limit();
     let runtime = runtime()?;
-    runtime.block_on(async move {
+    let ended = runtime.block_on(async move {
         let redis = config.redis.as_ref().map(|url| RedisConfig::parse(url, &config.channel_prefix)).transpose()?;
         let user_timeout = USER_TIMEOUT_MIN.max(config.limits.stall() + USER_TIMEOUT_MARGIN);
         let public = bind(config.listen, config.shards, "--listen", user_timeout)?;
@@ -162,7 +162,10 @@ pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), Ser
                 Ok(())
             }
         }
-    })
+    });
+    // As for a shard: a name look-up that hangs must not keep the node from ending.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Everything the shards share, and what the admin listener tells about.

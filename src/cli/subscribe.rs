@@ -45,10 +45,13 @@ pub(super) struct Flags {
     /// Print objects, control events included
     #[arg(long)]
     json: bool,
+    /// Take a stream for dead that says nothing for so long; above the node's limits.heartbeat
+    #[arg(long, value_name = "DURATION", default_value = SILENCE, value_parser = humantime::parse_duration)]
+    silence: Duration,
 }
 
 /// Heartbeats come every 15 s ± 20 %, so this is three of them and some.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE: &str = "60s";
 /// Until the node says otherwise; what browsers wait.
 const RETRY: Duration = Duration::from_secs(3);
 /// The longest reconnection time that is believed. Longer ones are as good as an end, which nobody asked for.
@@ -100,6 +103,8 @@ struct Follower {
     node: Node,
     target: String,
     json: bool,
+    /// How long a stream may say nothing, heartbeats included.
+    silence: Duration,
     /// Empty is none.
     last_id: String,
     /// What the node told last.
@@ -125,6 +130,7 @@ impl Follower {
             node: Node::parse(flags.url.as_deref())?,
             target,
             json: flags.json,
+            silence: flags.silence,
             last_id,
             retry: RETRY,
             failures: 0,
@@ -169,7 +175,7 @@ impl Follower {
         let mut events = Vec::new();
         loop {
             let lost = |why| Ended::Lost { why, accepted: true };
-            let bytes = match answer.next(SILENCE_MAX).await {
+            let bytes = match answer.next(self.silence).await {
                 Piece::Data(bytes) => bytes,
                 Piece::End => return lost("the stream has ended".into()),
                 Piece::Lost(why) => return lost(format!("the stream was lost: {why}")),
