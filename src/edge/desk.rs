@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
@@ -63,6 +64,8 @@ pub struct Node {
     pub wake: Arc<Notify>,
     /// Whether the node stops.
     pub stop: Stop,
+    /// Shards of the node that have something left to do when it stops.
+    pub unfinished: Arc<AtomicUsize>,
 }
 
 /// What may become of an event that is published over HTTP: taken by the source, certainly not, or

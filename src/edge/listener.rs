@@ -77,6 +77,8 @@ fn prepare(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
 /// Accepts connections for one shard, until the node stops; then it takes those that the kernel has
 /// accepted already, closes the socket, and rests.
 pub async fn accept(listener: TcpListener, desk: Rc<Desk>) {
+    // The shard goes on until this is done.
+    let task = desk.begin_task();
     let mut reserve = Reserve::hold();
     let mut pause = BACK_OFF.start;
     while !desk.node.stop.is_set() {
@@ -103,10 +105,10 @@ pub async fn accept(listener: TcpListener, desk: Rc<Desk>) {
             }
         }
     }
-    while let Some((socket, peer)) = accept_now(&listener) {
-        admit(socket, peer, &desk);
+    if let Ok(listener) = listener.into_std() {
+        admit_the_rest(&listener, &desk);
     }
-    drop(listener);
+    drop(task);
     std::future::pending::<()>().await;
 }
 
@@ -114,6 +116,17 @@ fn admit(socket: TcpStream, peer: SocketAddr, desk: &Rc<Desk>) {
     // Without a place it is closed unheard.
     if let Some(place) = desk.node.admissions.enter(peer.ip(), desk.node.clock.now_us()) {
         tokio::task::spawn_local(http::serve(socket, Rc::clone(desk), place));
+    }
+}
+
+/// Takes what the kernel has accepted. The runtime may not have heard of it yet, so it is not asked.
+fn admit_the_rest(listener: &std::net::TcpListener, desk: &Rc<Desk>) {
+    while let Ok((socket, peer)) = listener.accept() {
+        if socket.set_nonblocking(true).is_ok()
+            && let Ok(socket) = TcpStream::from_std(socket)
+        {
+            admit(socket, peer, desk);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -52,6 +53,8 @@ pub struct Turn {
     drain_ticks: u32,
     /// The tick in which the drain ends, once it has begun.
     drain_end: Option<u32>,
+    /// True exactly when nothing was left here, once the node stops.
+    is_done: bool,
 }
 
 /// What a turn is made from.
@@ -99,6 +102,7 @@ impl Turn {
             turns: 0,
             drain_ticks,
             drain_end: None,
+            is_done: false,
         })
     }
 
@@ -137,7 +141,12 @@ impl Turn {
             now + self.drain_ticks.max(DRAIN_TICKS_MIN)
         });
         let is_empty = self.shard.is_empty() && self.desk.tasks() == 0 && !self.desk.has_newcomers();
-        is_empty || now >= end
+        if is_empty && !self.is_done {
+            self.is_done = true;
+            self.desk.node.unfinished.fetch_sub(1, Ordering::AcqRel);
+        }
+        // Shards end together: requests of one may need another, the sequencer's for one.
+        (self.is_done && self.desk.node.unfinished.load(Ordering::Acquire) == 0) || now >= end
     }
 
     fn take_newcomers(&mut self) -> bool {
@@ -270,7 +279,9 @@ impl Turn {
         if !self.inbox.arm() || !self.calls.arm() {
             return;
         }
-        let next = [self.shard.next_deadline(), self.drain_end].into_iter().flatten().min();
+        // While the node stops, others are looked at each tick.
+        let other_shards = self.drain_end.map(|_| self.clock.now_tick() + 1);
+        let next = [self.shard.next_deadline(), other_shards].into_iter().flatten().min();
         let deadline = next.map(|tick| self.clock.tick_at(tick).into());
         let timer = async move {
             match deadline {

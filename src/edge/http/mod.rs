@@ -120,7 +120,9 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
 
 /// Runs a connection to its end, or to the end of what is under way when the node stops.
 async fn drive(connection: &mut http1::Connection<Muted, Service>, stop: &Stop) -> hyper::Result<()> {
+    // In this order: a connection that hyper has not looked at yet would be closed, whatever it asks.
     tokio::select! {
+        biased;
         ended = poll_fn(|context| connection.poll_without_shutdown(context)) => return ended,
         () = stop.wait() => {}
     }
