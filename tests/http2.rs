@@ -369,6 +369,28 @@ fn growth(connections: usize, streams: usize) -> f64 {
 }
 
 #[test]
+fn a_closed_window_keeps_two_pieces_and_no_copy_of_the_event() {
+    let node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
+    let mut connections: Vec<Http2> = (0..4)
+        .map(|_| Http2::connect_with(Wire::connect(node.server.public), &[(INITIAL_WINDOW_SIZE, 1_000)]))
+        .collect();
+    for connection in &mut connections {
+        connection.polite = false;
+        let streams: Vec<u32> = (0..100).map(|_| connection.get("/events?topic=t")).collect();
+        streams.iter().for_each(|&stream| drop(connection.take_until(stream, "\"resumed\":false}\n\n")));
+    }
+    let idle = node.server.pss_bytes();
+    let event = "x".repeat(512 << 10);
+    node.post("t", &event);
+    node.server.wait_metric("fanwheel_readers_blocked", 400.0);
+    let each = node.server.pss_bytes().saturating_sub(idle) as f64 / 400.0;
+    println!("{each:.0} bytes more for each stream with a closed window");
+    // The event itself, in the log and as it is sent, is shared by all of them.
+    let shared = 4.0 * event.len() as f64 / 400.0;
+    assert!(each < 16.0 * 1024.0 + shared, "{each:.0} bytes, of which {shared:.0} are a share of the event");
+}
+
+#[test]
 fn an_idle_stream_and_its_connection_stay_small() {
     let count: usize =
         std::env::var("FANWHEEL_TEST_HTTP2_CONNECTIONS").map_or(200, |text| text.parse().expect("a number"));

@@ -115,8 +115,8 @@ fn a_node_that_follows_as_many_topics_as_it_may_turns_new_ones_away() {
 #[test]
 fn unfinished_bodies_cannot_use_up_the_memory() {
     let count: usize = std::env::var("FANWHEEL_TEST_BODIES").map_or(300, |count| count.parse().unwrap());
-    for sent in [MIB - 1, 100_000] {
-        let node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
+    for (shards, sent) in [(1, MIB - 1), (1, 100_000), (2, MIB - 1)] {
+        let node = Node::embedded_as(Launch::serve().flag("--shards", &shards.to_string()));
         let mut witness = Stream::open(&node.server, "topic=witness");
         let idle = node.server.pss_bytes();
         let peak = AtomicUsize::new(0);
@@ -131,10 +131,11 @@ fn unfinished_bodies_cannot_use_up_the_memory() {
         });
         let refused = refused(&mut wires);
         let peak = peak.into_inner().max(node.server.pss_bytes());
-        let bound = idle + 64 * MIB + 16 * MIB;
+        let bound = idle + 64 * MIB * shards + 16 * MIB;
+        println!("{count} bodies, {sent} bytes of each, {shards} shards: {} MiB over idle", (peak - idle) / MIB);
         assert!(peak <= bound, "{peak} of {bound} bytes, {refused} of {count} refused");
         // As many as there is room for were let in; 300 of 100,000 bytes are no more than that.
-        let too_many = count * sent > 80 * MIB;
+        let too_many = count * sent > (64 * shards + 16) * MIB;
         assert_eq!(refused > 0, too_many, "{refused} of {count} bodies were refused");
         assert!(count - refused >= 40, "{refused} of {count} bodies were refused");
         // Small ones find room between the large.

@@ -3,11 +3,13 @@
 //! It runs on a thread of its own, so that it can say that a shard does not turn. Every answer asks
 //! all shards; health that cannot fail would be no health.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -90,7 +92,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
             Ok((socket, _)) => {
                 let admin = Arc::clone(&admin);
                 tokio::task::spawn_local(async move {
-                    let service = service_fn(|request| answer(request, &admin));
+                    let service =
+                        service_fn(async |request| Ok::<_, Infallible>(answer(request, &admin).await.map(Full::new)));
                     let connection = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(HEAD_TIMEOUT)
@@ -108,24 +111,24 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, admin: &Admin) -> Result<Answer, std::convert::Infallible> {
+async fn answer(request: Request<Incoming>, admin: &Admin) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Ok(Problem::method_not_allowed("GET, HEAD").into_answer());
+        return Problem::method_not_allowed("GET, HEAD").into_answer();
     }
     let path = request.uri().path();
     if path == "/" {
-        return Ok(fixed("text/html; charset=utf-8", include_str!("http/pages/dashboard.html")));
+        return fixed("text/html; charset=utf-8", include_str!("http/pages/dashboard.html"));
     }
     if !["/metrics", "/healthz", "/readyz", "/status"].contains(&path) {
-        return Ok(Problem::not_found().into_answer());
+        return Problem::not_found().into_answer();
     }
     let reports = admin.peers.reports().await;
-    Ok(match path {
+    match path {
         "/metrics" => admin.metrics(&reports),
         "/healthz" => health(&reports),
         "/readyz" => readiness(admin.objections(&reports)),
         _ => admin.status(&reports),
-    })
+    }
 }
 
 /// 200 while every shard turns.
@@ -204,7 +207,7 @@ impl Admin {
 
     fn metrics(&self, reports: &[Option<Box<Report>>]) -> Answer {
         let text = self.page(reports).into_text();
-        let mut answer = Answer::new(bytes::Bytes::from(text).into());
+        let mut answer = Answer::new(bytes::Bytes::from(text));
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(Page::CONTENT_TYPE));
         answer
     }

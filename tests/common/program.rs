@@ -1,13 +1,13 @@
 //! A verb of the real program that is a client: what it prints as it prints it, and its end.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::server::Ended;
+use super::server::{Ended, lines};
 use super::{PATIENCE, wait_for};
 
 /// See the module. Killed when dropped.
@@ -90,15 +90,4 @@ fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanwheel"));
     command.args(arguments).env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
     command
-}
-
-fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            // The pipe is read on when nobody listens any more.
-            let _ = sender.send(line);
-        }
-    });
-    receiver
 }

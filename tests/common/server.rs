@@ -257,11 +257,12 @@ fn keep(mut pipe: impl Read, into: &Mutex<String>) {
     }
 }
 
-fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+/// What a program says, line by line.
+pub fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            // Nobody listens after the banner; the pipe is read on all the same.
+            // Nobody may listen any more; the pipe is read on all the same.
             let _ = sender.send(line);
         }
     });

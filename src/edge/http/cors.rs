@@ -92,7 +92,7 @@ pub fn expose_retry_after(headers: &mut HeaderMap) {
 /// publishers send; GET, HEAD and POST need no leave, but some clients look for them.
 #[must_use]
 pub fn preflight(verdict: &Verdict) -> Answer {
-    let mut answer = Response::new(bytes::Bytes::new().into());
+    let mut answer = Response::new(bytes::Bytes::new());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers: &mut HeaderMap = answer.headers_mut();
     if matches!(verdict, Verdict::Admitted(_) | Verdict::AdmittedAll) {

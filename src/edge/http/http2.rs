@@ -20,7 +20,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Method, Response};
-use http_body_util::Full;
 use hyper::Request;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
@@ -185,9 +184,11 @@ where
     }
 }
 
-/// A body of either kind. An answer's is on the heap, because a stream's task has room for either.
+/// A body of either kind. An answer is given out piece by piece: hyper keeps what it was given, however
+/// small the window, and after the last of it looks no more at whether the client takes it. Its bytes
+/// are named from the heap, because a stream's task has room for either.
 enum AnyBody {
-    Answer(Box<Whole>),
+    Answer(Box<Bytes>),
     Events(EventBody),
 }
 
@@ -200,50 +201,27 @@ impl Body for AnyBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>> {
         match self.get_mut() {
-            AnyBody::Answer(body) => body.poll_piece(context),
+            AnyBody::Answer(rest) if rest.is_empty() => Poll::Ready(None),
+            AnyBody::Answer(rest) => {
+                let piece = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
             AnyBody::Events(body) => Pin::new(body).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            AnyBody::Answer(body) => body.rest.is_empty() && body.full.is_end_stream(),
+            AnyBody::Answer(rest) => rest.is_empty(),
             AnyBody::Events(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            // It is asked before the first piece.
-            AnyBody::Answer(body) => body.full.size_hint(),
+            AnyBody::Answer(rest) => SizeHint::with_exact(rest.len() as u64),
             AnyBody::Events(body) => body.size_hint(),
         }
-    }
-}
-
-/// An answer, given out piece by piece: hyper keeps what it was given, however small the window, and
-/// after the last of it looks no more at whether the client takes it.
-#[derive(Default)]
-struct Whole {
-    full: Full<Bytes>,
-    rest: Bytes,
-}
-
-impl Whole {
-    fn poll_piece(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>> {
-        if self.rest.is_empty() {
-            match std::task::ready!(Pin::new(&mut self.full).poll_frame(context))
-                .map(|frame| frame.map(Frame::into_data))
-            {
-                Some(Ok(Ok(data))) => self.rest = data,
-                _ => return Poll::Ready(None),
-            }
-        }
-        let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES_MAX));
-        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 
@@ -267,7 +245,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         Box::pin(async move {
             Ok(match route(request, &desk, admission).await {
                 Outcome::Answer(answer) if is_head => without_body(answer),
-                Outcome::Answer(full) => full.map(|full| AnyBody::Answer(Box::new(Whole { full, rest: Bytes::new() }))),
+                Outcome::Answer(answer) => answer.map(|body| AnyBody::Answer(Box::new(body))),
                 Outcome::Stream(wants) => open(wants, desk, leash).await,
             })
         })
@@ -276,9 +254,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
 /// What HEAD is answered (RFC 9110, section 9.3.2): hyper leaves a body out over HTTP/1 only.
 fn without_body(answer: Answer) -> Response<AnyBody> {
-    let length = answer.body().size_hint().exact();
+    let length = answer.body().len();
     let mut response = answer.map(|_| AnyBody::Answer(Box::default()));
-    if let Some(length) = length.filter(|&length| length > 0) {
+    if length > 0 {
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
     response

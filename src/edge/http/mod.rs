@@ -29,6 +29,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::{Method, Request, Response};
@@ -175,9 +177,9 @@ struct Service {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Service {
-    type Response = Answer;
+    type Response = Response<Full<Bytes>>;
     type Error = TakeOver;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, TakeOver>>>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, TakeOver>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let desk = Rc::clone(&self.desk);
@@ -187,7 +189,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         Box::pin(async move {
             let _answering = answering;
             match route(request, &desk, admission).await {
-                Outcome::Answer(answer) => Ok(answer),
+                Outcome::Answer(answer) => Ok(answer.map(Full::new)),
                 Outcome::Stream(wants) => {
                     *handover.borrow_mut() = Some(wants);
                     Err(TakeOver)

@@ -21,7 +21,6 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 use serde::Serialize;
@@ -88,7 +87,7 @@ async fn publish(text: Bytes, mut share: Share, desk: &Desk) -> Result<Answer, P
     let mut answer = json(StatusCode::OK, &());
     // A client may take its time with an answer of half a megabyte.
     let text = serde_json::to_vec(&outcomes).expect("strings serialize");
-    *answer.body_mut() = Full::new(share.charge(text));
+    *answer.body_mut() = share.charge(text);
     Ok(answer)
 }
 
