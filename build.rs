@@ -18,7 +18,7 @@ fn main() {
         println!("cargo::rerun-if-changed={path}");
     }
     let given = std::env::var("FANWHEEL_COMMIT").ok();
-    println!("cargo::rustc-env=FANWHEEL_VERSION={} ({})", env!("CARGO_PKG_VERSION"), describe(root, given));
+    println!("cargo::rustc-env=VERSION_WITH_COMMIT={} ({})", env!("CARGO_PKG_VERSION"), describe(root, given));
 }
 
 /// The commit, by git or as it was `given`.

@@ -81,3 +81,13 @@ fn the_builds_variable_is_no_unknown_setting() {
     let ended = Launch::verb("config").word("check").variable("FANWHEEL_COMMIT", "0123456789ab").run();
     assert_eq!((ended.code, &ended.stderr[..]), (Some(0), ""));
 }
+
+#[test]
+fn what_cargo_run_adds_to_the_environment_is_no_unknown_setting() {
+    // Cargo gives tests the same variables.
+    let added = std::env::vars().filter(|(name, _)| name.starts_with("FANWHEEL_"));
+    let launch =
+        added.fold(Launch::verb("config").word("check"), |launch, (name, value)| launch.variable(&name, &value));
+    let ended = launch.run();
+    assert_eq!((ended.code, &ended.stderr[..]), (Some(0), ""));
+}

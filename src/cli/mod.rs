@@ -18,7 +18,7 @@ use crate::config::{Config, ConfigErrors, Flags};
 
 /// Fans events out from Redis or HTTP to very many event streams.
 #[derive(Debug, Parser)]
-#[command(name = "fanwheel", version = env!("FANWHEEL_VERSION"), about, arg_required_else_help = true)]
+#[command(name = "fanwheel", version = env!("VERSION_WITH_COMMIT"), about, arg_required_else_help = true)]
 struct Command {
     #[command(subcommand)]
     verb: Verb,
