@@ -2,10 +2,12 @@
 //!
 //! In the order data moves:
 //!
-//! - `swarm`: the verb. The parent starts worker processes, drives the phases of a run, gathers.
+//! - `run`: the verb. The parent starts worker processes, drives the phases of a run, gathers.
 //!   - `options`: flags as written → a plan as meant. `preflight`: what the machine cannot carry.
+//! - `swarm`: the subscribers.
 //!   - `crew`: the parent's side of the pipes to its workers; `protocol`: what is said on them.
 //!   - `worker`: one epoll loop with thousands of streams; `conn`: the parser of each; `seen`: what arrived.
+//! - `dialect`: how a server is spoken to.
 //! - `publisher`: open-loop schedules over HTTP or Redis. `payload`: what is published.
 //! - `report`: the figures, as JSON and as a table.
 //! - `http`, `target`, `latency`, `procfs`, `clock`: leaves.
@@ -14,12 +16,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod clock;
+mod dialect;
 mod http;
 mod latency;
 mod payload;
 mod procfs;
 mod publisher;
 mod report;
+mod run;
 mod swarm;
 mod target;
 
@@ -36,8 +40,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Opens many event streams, publishes at a constant rate, accounts for every delivery
-    Swarm(Box<swarm::Flags>),
+    /// Opens many event streams, publishes on a schedule, accounts for every delivery
+    #[command(alias = "swarm")]
+    Run(Box<run::Flags>),
     /// Internal: one process of subscribers, told what to do on stdin
     #[command(hide = true)]
     SwarmWorker,
@@ -46,8 +51,8 @@ enum Verb {
 /// Exit codes: 0 passed, 1 failed, 2 usage (clap's own choice as well).
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
-        Verb::Swarm(flags) => match flags.into_plan() {
-            Ok(plan) => swarm::run(&plan),
+        Verb::Run(flags) => match flags.into_plan() {
+            Ok(plan) => run::run(&plan),
             Err(usage) => {
                 eprintln!("loadtest: {usage:#}");
                 return ExitCode::from(2);

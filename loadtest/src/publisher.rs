@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock::now_ns;
+use crate::dialect::PublishRequest;
 use crate::http::{Body, HEAD_LEN_MAX, Head};
 use crate::latency::Latencies;
 use crate::payload::Stamp;
@@ -55,7 +56,7 @@ pub(crate) struct PublishPlan {
 /// How to publish.
 #[derive(Debug, Clone)]
 pub(crate) enum Via {
-    Http(Target),
+    Http { target: Target, request: PublishRequest },
     Redis { target: Target, channel_prefix: String },
 }
 
@@ -82,9 +83,14 @@ impl PublishPlan {
     /// Runs all publishers; returns when the last is through.
     pub(crate) fn run(&self, start_ns: u64) -> Outcome {
         let mut outcome = Outcome::new(self);
+        let frames = match self.via.frames(&self.topics, self.payload) {
+            Ok(frames) => frames,
+            Err(error) => return Outcome { first_error: Some(format!("{error:#}")), ..outcome },
+        };
+        let frames = frames.as_slice();
         thread::scope(|scope| {
             let publishers: Vec<_> = (0..self.publishers)
-                .map(|index| scope.spawn(move || Publisher::new(self, index, start_ns).run()))
+                .map(|index| scope.spawn(move || Publisher::new(self, frames, index, start_ns).run()))
                 .collect();
             for publisher in publishers {
                 match publisher.join() {
@@ -126,6 +132,8 @@ impl Outcome {
 
 struct Publisher<'a> {
     plan: &'a PublishPlan,
+    /// What stands before and after each payload, by topic.
+    frames: &'a [(String, String)],
     index: usize,
     start_ns: u64,
     /// Its next event, counted over its topics: `0 <= next <= count`.
@@ -140,10 +148,11 @@ struct Publisher<'a> {
 }
 
 impl<'a> Publisher<'a> {
-    fn new(plan: &'a PublishPlan, index: usize, start_ns: u64) -> Self {
+    fn new(plan: &'a PublishPlan, frames: &'a [(String, String)], index: usize, start_ns: u64) -> Self {
         let publishers = plan.publishers as u64;
         Self {
             plan,
+            frames,
             index,
             start_ns,
             next: 0,
@@ -225,7 +234,10 @@ impl<'a> Publisher<'a> {
             intended_ns,
             sent_ns,
         };
-        self.plan.via.encode(&self.plan.topics[topic], &stamp, self.plan.payload, &mut self.out);
+        let (before, after) = &self.frames[topic];
+        self.out.extend_from_slice(before.as_bytes());
+        stamp.encode(self.plan.payload, &mut self.out);
+        self.out.extend_from_slice(after.as_bytes());
         self.outcome.slots[topic * self.plan.publishers + self.index].count += 1;
         self.outcome.sent += 1;
         self.outcome.first_sent_ns.get_or_insert(sent_ns);
@@ -290,22 +302,23 @@ impl<'a> Publisher<'a> {
 impl Via {
     fn target(&self) -> &Target {
         match self {
-            Self::Http(target) | Self::Redis { target, .. } => target,
+            Self::Http { target, .. } | Self::Redis { target, .. } => target,
         }
     }
 
-    fn encode(&self, topic: &str, stamp: &Stamp, size: usize, out: &mut Vec<u8>) {
+    /// What stands before and after each payload, by topic.
+    fn frames(&self, topics: &[String], payload_len: usize) -> Result<Vec<(String, String)>> {
+        topics.iter().map(|topic| self.frame(topic, payload_len)).collect()
+    }
+
+    fn frame(&self, topic: &str, payload_len: usize) -> Result<(String, String)> {
         match self {
-            Self::Http(target) => {
-                out.extend_from_slice(target.publish_head(topic, size).as_bytes());
-                stamp.encode(size, out);
-            }
+            Self::Http { target, request } => request.around(target, topic, payload_len),
             Self::Redis { channel_prefix, .. } => {
                 let channel_len = channel_prefix.len() + topic.len();
-                let head = format!("*3\r\n$7\r\nPUBLISH\r\n${channel_len}\r\n{channel_prefix}{topic}\r\n${size}\r\n");
-                out.extend_from_slice(head.as_bytes());
-                stamp.encode(size, out);
-                out.extend_from_slice(b"\r\n");
+                let before =
+                    format!("*3\r\n$7\r\nPUBLISH\r\n${channel_len}\r\n{channel_prefix}{topic}\r\n${payload_len}\r\n");
+                Ok((before, "\r\n".to_owned()))
             }
         }
     }
@@ -449,6 +462,10 @@ mod tests {
         Target { addr, authority: addr.to_string() }
     }
 
+    fn fanwheel(target: Target) -> Via {
+        Via::Http { target, request: PublishRequest::plain("POST", "/topics/{topic}") }
+    }
+
     #[test]
     fn redis_answers_are_counted_and_refusals_are_uncertain() {
         let answer = |n| if n == 3 { "-OOM command not allowed\r\n" } else { ":2\r\n" };
@@ -465,7 +482,7 @@ mod tests {
     fn http_publishes_are_pipelined_and_numbered_per_publisher_and_topic() {
         let ok = |_| "HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}";
         let target = serve(3, |line| line.contains("POST /topics/"), ok);
-        let outcome = plan(Via::Http(target), 20, 3).run(now_ns());
+        let outcome = plan(fanwheel(target), 20, 3).run(now_ns());
         assert_eq!((outcome.sent, outcome.accepted), (20, 20));
         let counts: Vec<u64> = outcome.slots.iter().map(|slot| slot.count).collect();
         assert_eq!(counts, [4, 4, 3, 3, 3, 3]);
@@ -475,7 +492,7 @@ mod tests {
     fn a_server_that_hangs_up_leaves_its_publishes_uncertain() {
         let answer = |_| "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
         let target = serve(100, |line| line.contains("POST "), answer);
-        let outcome = plan(Via::Http(target), 6, 1).run(now_ns());
+        let outcome = plan(fanwheel(target), 6, 1).run(now_ns());
         assert_eq!(outcome.accepted, 0);
         assert_eq!(outcome.refused + outcome.unanswered, 6);
         let uncertain: usize = outcome.slots.iter().map(|slot| slot.uncertain.len()).sum();

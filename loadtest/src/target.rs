@@ -1,4 +1,4 @@
-//! Where a server is and how its streams and topics are addressed.
+//! Where a server is.
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -29,26 +29,6 @@ impl Target {
         let addr = addrs.next().with_context(|| format!("{url}: no address"))?;
         Ok(Self { addr, authority: authority.to_owned() })
     }
-
-    /// The request that opens a stream of all `topics`.
-    pub(crate) fn subscribe_request(&self, topics: &[String]) -> String {
-        let mut request = String::from("GET /events");
-        for (index, topic) in topics.iter().enumerate() {
-            let joint = if index == 0 { '?' } else { '&' };
-            let _ = write!(request, "{joint}topic={}", percent_encode(topic));
-        }
-        let _ = write!(request, " HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n", self.authority);
-        request
-    }
-
-    /// The head of a request that publishes `len` bytes on `topic`.
-    pub(crate) fn publish_head(&self, topic: &str, len: usize) -> String {
-        format!(
-            "POST /topics/{} HTTP/1.1\r\nHost: {}\r\nContent-Type: text/plain\r\nContent-Length: {len}\r\n\r\n",
-            percent_encode(topic),
-            self.authority,
-        )
-    }
 }
 
 /// `text` as one path segment or query value: all but RFC 3986's unreserved characters encoded.
@@ -71,10 +51,6 @@ mod tests {
     #[test]
     fn a_topic_is_one_segment_whatever_it_contains() {
         assert_eq!(percent_encode("a/b?ü c"), "a%2Fb%3F%C3%BC%20c");
-        let target = Target::parse("http://127.0.0.1:8080", "http", 80).unwrap();
-        assert!(target.publish_head("a/b", 3).starts_with("POST /topics/a%2Fb HTTP/1.1\r\n"));
-        let request = target.subscribe_request(&["x".to_owned(), "y z".to_owned()]);
-        assert!(request.starts_with("GET /events?topic=x&topic=y%20z HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(60);
 const EXIT_WAIT: Duration = Duration::from_secs(5);
 
 /// All workers of a run. Dropping it ends them.
-pub(super) struct Crew {
+pub(crate) struct Crew {
     members: Vec<Member>,
     /// (worker, what it said); `None` when its stdout ended.
     answers: Receiver<(usize, Option<Answer>)>,
@@ -31,7 +31,7 @@ struct Member {
 
 impl Crew {
     /// Starts this program again, once per plan.
-    pub(super) fn start(plans: &[WorkerPlan]) -> Result<Self> {
+    pub(crate) fn start(plans: &[WorkerPlan]) -> Result<Self> {
         let program = std::env::current_exe().context("where is this program")?;
         let (sender, answers) = mpsc::channel();
         let mut crew = Self { members: Vec::new(), answers };
@@ -51,19 +51,19 @@ impl Crew {
     }
 
     /// Sum of what the workers last said.
-    pub(super) fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         let mut total = Progress::default();
         self.members.iter().for_each(|member| total += member.progress);
         total
     }
 
-    pub(super) fn tell(&mut self, command: &Command) -> Result<()> {
+    pub(crate) fn tell(&mut self, command: &Command) -> Result<()> {
         let line = serde_json::to_string(command)?;
         self.members.iter_mut().try_for_each(|member| member.send(&line))
     }
 
     /// Takes what workers say for `wait`.
-    pub(super) fn take_answers(&mut self, wait: Duration) -> Result<()> {
+    pub(crate) fn take_answers(&mut self, wait: Duration) -> Result<()> {
         let deadline = Instant::now() + wait;
         loop {
             match self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -84,7 +84,7 @@ impl Crew {
     }
 
     /// Has every worker judge what it saw against what was published.
-    pub(super) fn finish(&mut self, slots: &[Slot]) -> Result<Vec<Done>> {
+    pub(crate) fn finish(&mut self, slots: &[Slot]) -> Result<Vec<Done>> {
         self.tell(&Command::Finish(slots.to_vec()))?;
         self.take_answers(FINISH_WAIT)?;
         let dones = self.members.iter_mut().map(|member| member.done.take());

@@ -18,6 +18,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use checker::Verdict;
 use serde::{Deserialize, Serialize};
 
+use crate::dialect::OpenOn;
 use crate::latency::Buckets;
 
 /// What one worker is to do.
@@ -40,16 +41,6 @@ pub(crate) struct WorkerPlan {
     pub(crate) topics: Vec<String>,
     pub(crate) publishers: usize,
     pub(crate) payload: usize,
-}
-
-/// When a stream counts as open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum OpenOn {
-    /// When the head of the response is there
-    Head,
-    /// When the block `fanwheel.open` is there
-    Open,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

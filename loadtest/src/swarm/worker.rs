@@ -24,9 +24,10 @@ use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::conn::{Item, Parser};
-use super::protocol::{Answer, Command, Done, OpenOn, Progress, Slot, WorkerPlan};
+use super::protocol::{Answer, Command, Done, Progress, Slot, WorkerPlan};
 use super::seen::{Seen, Sign};
 use crate::clock::now_ns;
+use crate::dialect::OpenOn;
 use crate::latency::Latencies;
 use crate::procfs::{self, Cpu};
 
@@ -47,7 +48,7 @@ const WAKER: Token = Token(usize::MAX);
 const SPARE_MAX: usize = 64;
 
 /// Reads the plan from stdin and does what the parent says until it says `Finish`.
-pub(super) fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     let mut plan = String::new();
     io::stdin().read_line(&mut plan)?;
     let plan: WorkerPlan = serde_json::from_str(&plan).context("the plan")?;

@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::protocol::WorkerPlan;
 use crate::procfs;
+use crate::swarm::WorkerPlan;
 
 /// Descriptors of a worker that are not streams: pipes, epoll, eventfd, and some reserve.
 const RESERVE: u64 = 64;
@@ -58,8 +58,8 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
-    use super::super::protocol::OpenOn;
     use super::*;
+    use crate::dialect::OpenOn;
 
     fn worker(readers: usize) -> WorkerPlan {
         WorkerPlan {

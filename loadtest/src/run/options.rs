@@ -10,10 +10,11 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use super::preflight;
-use super::protocol::{OpenOn, WorkerPlan};
 use crate::clock::now_ns;
+use crate::dialect::{Dialect, OpenOn};
 use crate::payload;
 use crate::publisher::{PublishPlan, Via};
+use crate::swarm::WorkerPlan;
 use crate::target::Target;
 
 /// Streams of one worker at most: 20,000 descriptors are a common hard limit, less some reserve.
@@ -24,7 +25,7 @@ const STREAMS_PER_SOURCE: usize = 5_000;
 /// 127.0.0.2 … 127.0.0.250.
 const SOURCES_MAX: usize = 249;
 
-/// Flags of `loadtest swarm`.
+/// Flags of `loadtest run`.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     /// The server's public address
@@ -178,7 +179,7 @@ impl Flags {
             return Ok(None);
         }
         let (via, in_flight_default) = match self.publish {
-            PublishBy::Http => (Via::Http(target.clone()), 64),
+            PublishBy::Http => (Via::Http { target: target.clone(), request: Dialect::fanwheel().publish }, 64),
             PublishBy::Redis => {
                 let redis = Target::parse(&self.redis, "redis", 6379)?;
                 (Via::Redis { target: redis, channel_prefix: self.channel_prefix.clone() }, 10_000)
@@ -210,7 +211,7 @@ impl Flags {
     }
 
     fn worker_plans(&self, target: &Target, run: u32, processes: usize) -> Vec<WorkerPlan> {
-        let request = target.subscribe_request(&self.topics);
+        let request = Dialect::fanwheel().subscribe_request(target, self.topics.iter().map(String::as_str));
         let is_local = matches!(target.addr.ip(), IpAddr::V4(ip) if ip.is_loopback());
         let mut next_source = 0;
         let mut plans = Vec::new();
