@@ -32,6 +32,11 @@ impl Ledger {
         self.checks[stream * self.slots + slot].handle_reset();
     }
 
+    /// Takes the checks of one stream out, by slot; what it receives from now on is a new life.
+    pub fn take_stream(&mut self, stream: usize) -> Vec<StreamCheck> {
+        self.checks[stream * self.slots..][..self.slots].iter_mut().map(std::mem::take).collect()
+    }
+
     /// The checks of one stream, by slot.
     pub fn stream(&self, stream: usize) -> &[StreamCheck] {
         &self.checks[stream * self.slots..][..self.slots]

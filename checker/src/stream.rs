@@ -158,6 +158,16 @@ impl StreamCheck {
         }
     }
 
+    /// Calls `visit` with each range of `covered` that neither arrived nor was told, ascending.
+    pub fn for_each_lost(&self, covered: &Range<u64>, mut visit: impl FnMut(Range<u64>)) {
+        self.for_each_missing(|missing, was_told| {
+            let lost = clip(&missing, covered);
+            if !was_told && !lost.is_empty() {
+                visit(lost);
+            }
+        });
+    }
+
     /// Calls `visit` with each range of numbers that did not arrive, ascending, and whether it was told.
     fn for_each_missing(&self, mut visit: impl FnMut(Range<u64>, bool)) {
         if self.received == 0 {
@@ -313,6 +323,16 @@ mod tests {
         let published = Published { numbers: 0..10, covered: 5..10, uncertain: &[] };
         let verdict = seen(&[4, 5, 6, 7, 8, 9, 12]).finish(published);
         assert_eq!((verdict.lost, verdict.phantoms, verdict.expected), (0, 1, 5));
+    }
+
+    #[test]
+    fn what_was_lost_is_named_and_what_was_told_is_not() {
+        let mut check = seen(&[0, 2]);
+        check.handle_reset();
+        check.handle_event(5);
+        let mut lost = Vec::new();
+        check.for_each_lost(&(0..9), |range| lost.push(range));
+        assert_eq!(lost, [1..2, 6..9]);
     }
 
     #[test]

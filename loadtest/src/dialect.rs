@@ -54,6 +54,16 @@ impl Dialect {
         }
     }
 
+    /// nginx with nchan, channels named by the last part of the path, several joined by a comma.
+    pub(crate) fn nchan() -> Self {
+        Self {
+            subscribe_path: "/sub/{topics}".to_owned(),
+            topic_separator: ",".to_owned(),
+            open_on: OpenOn::Head,
+            publish: PublishRequest::plain("POST", "/pub/{topic}"),
+        }
+    }
+
     /// The request that opens a stream of all `topics`.
     pub(crate) fn subscribe_request<'a>(&self, target: &Target, topics: impl Iterator<Item = &'a str>) -> String {
         let topics: Vec<String> = topics.map(percent_encode).collect();

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// One hour. What takes longer is recorded as this.
 const NS_MAX: u64 = 3_600_000_000_000;
+/// Down to one in 10⁸.
+const CURVE_POINTS_MAX: usize = 81;
 
 /// Nanoseconds, three significant digits.
 #[derive(Debug, Clone)]
@@ -26,6 +28,10 @@ impl Latencies {
     #[inline]
     pub(crate) fn record(&mut self, ns: u64) {
         self.0.saturating_record(ns);
+    }
+
+    pub(crate) fn record_n(&mut self, ns: u64, count: u64) {
+        self.0.saturating_record_n(ns, count);
     }
 
     pub(crate) fn merge(&mut self, buckets: &Buckets) {
@@ -54,6 +60,24 @@ impl Latencies {
 
     pub(crate) fn mean_ms(&self) -> f64 {
         self.0.mean() / 1e6
+    }
+
+    pub(crate) fn mean_ns(&self) -> u64 {
+        self.0.mean() as u64
+    }
+
+    /// (quantile, ms), closer together towards the end: ten steps to each further nine.
+    pub(crate) fn curve(&self) -> Vec<(f64, f64)> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut curve = vec![(0.0, self.ms_at(0.0))];
+        let (mut left, least) = (1.0_f64, 1.0 / self.0.len() as f64);
+        while left > least && curve.len() < CURVE_POINTS_MAX {
+            left *= 10_f64.powf(-0.1);
+            curve.push((1.0 - left, self.ms_at(1.0 - left)));
+        }
+        curve
     }
 }
 

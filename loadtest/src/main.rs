@@ -8,7 +8,7 @@
 //!   - `crew`: the parent's side of the pipes to its workers; `protocol`: what is said on them.
 //!   - `worker`: one epoll loop with thousands of streams; `conn`: the parser of each; `seen`: what arrived.
 //! - `dialect`: how a server is spoken to.
-//! - `publisher`: open-loop schedules over HTTP or Redis. `payload`: what is published.
+//! - `publisher`: sends events over HTTP or Redis when a `schedule` says. `payload`: what is published.
 //! - `report`: the figures, as JSON and as a table.
 //! - `http`, `target`, `latency`, `procfs`, `clock`: leaves.
 //!
@@ -24,6 +24,7 @@ mod procfs;
 mod publisher;
 mod report;
 mod run;
+mod schedule;
 mod swarm;
 mod target;
 

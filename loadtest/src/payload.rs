@@ -1,17 +1,21 @@
 //! What is published: a fixed-width text header, then filler up to the wanted size.
 //!
 //! ```text
-//! fw1 0badcafe 0001 0003 00000000002a 0000000000c0ffee 0000000000c0fff0 xxxxxx…
-//! │   run      │    │    sequence     intended ns      sent ns          filler
+//! fw1 0badcafe 0001 0003 00000000002a 0000000000c0ffee 0000000000c0fff0 5eedf00d xxxxxx…
+//! │   run      │    │    sequence     intended ns      sent ns          check    filler
 //! version      │    topic index
 //!              publisher
 //! ```
 //!
 //! Fixed-width hex, because a reader decodes it once per delivery and a person can still read it.
-//! The filler is compared on arrival: a payload cut short or altered there is noticed.
+//! Letters, digits and spaces only: it passes any server's escaping unchanged. The check covers the
+//! header, the filler is compared: a payload altered anywhere is noticed.
 
 /// Bytes of the header with its last space: the smallest payload.
-pub(crate) const HEADER_LEN: usize = 4 + 9 + 5 + 5 + 13 + 17 + 17;
+pub(crate) const HEADER_LEN: usize = PREFIX.len() + 9 + 5 + 5 + 13 + 17 + 17 + 9;
+
+/// What each payload begins with; nothing else in it does.
+pub(crate) const PREFIX: &[u8] = b"fw1 ";
 
 const FILLER: u8 = b'x';
 
@@ -37,31 +41,43 @@ impl Stamp {
     /// Appends the payload of `size` bytes, `size >= HEADER_LEN`.
     pub(crate) fn encode(&self, size: usize, out: &mut Vec<u8>) {
         let end = out.len() + size;
-        out.extend_from_slice(b"fw1 ");
+        out.extend_from_slice(PREFIX);
         push_hex::<8>(u64::from(self.run), out);
         push_hex::<4>(u64::from(self.publisher), out);
         push_hex::<4>(u64::from(self.topic), out);
         push_hex::<12>(self.seq, out);
         push_hex::<16>(self.intended_ns, out);
         push_hex::<16>(self.sent_ns, out);
+        push_hex::<8>(u64::from(self.check()), out);
         out.resize(end, FILLER);
     }
 
-    /// Reads the header; `None` if this is not one of our payloads.
+    /// Reads the header; `None` if it is not one, or was altered.
     #[inline]
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER_LEN] = payload.first_chunk()?;
-        if !header.starts_with(b"fw1 ") {
-            return None;
+        let stamp = Self {
+            run: hex8(header, 4)?,
+            publisher: hex4(header, 13)?,
+            topic: hex4(header, 18)?,
+            seq: u64::from(hex4(header, 23)?) << 32 | u64::from(hex8(header, 27)?),
+            intended_ns: hex16(header, 36)?,
+            sent_ns: hex16(header, 53)?,
+        };
+        let is_spaced = [12, 17, 22, 35, 52, 69, 78].iter().all(|&at| header[at] == b' ');
+        (header.starts_with(PREFIX) && is_spaced && hex8(header, 70)? == stamp.check()).then_some(stamp)
+    }
+
+    /// A hash of all fields: an altered digit changes it but for a chance of 2⁻³². Multiplying by an
+    /// odd constant and folding the high half down spreads every bit (as in FxHash and wyhash).
+    fn check(&self) -> u32 {
+        let ids = u64::from(self.run) << 32 | u64::from(self.publisher) << 16 | u64::from(self.topic);
+        let mut hash = 0_u64;
+        for field in [ids, self.seq, self.intended_ns, self.sent_ns] {
+            let wide = u128::from(hash ^ field ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
+            hash = wide as u64 ^ (wide >> 64) as u64;
         }
-        Some(Self {
-            run: hex(&header[4..12])? as u32,
-            publisher: hex(&header[13..17])? as u16,
-            topic: hex(&header[18..22])? as u16,
-            seq: hex(&header[23..35])?,
-            intended_ns: hex(&header[36..52])?,
-            sent_ns: hex(&header[53..69])?,
-        })
+        hash as u32
     }
 }
 
@@ -77,26 +93,44 @@ fn push_hex<const WIDTH: usize>(value: u64, out: &mut Vec<u8>) {
     out.push(b' ');
 }
 
-/// Value of each hex digit; 0xff for other bytes.
-const NIBBLES: [u8; 256] = {
-    let mut table = [0xff; 256];
-    let mut value = 0;
-    while value < 16 {
-        table[b"0123456789abcdef"[value] as usize] = value as u8;
-        value += 1;
-    }
-    table
-};
+// Eight digits at a time in one register: a reader decodes 69 of them per delivery, and digit by digit that costs more
+// than all else it does with an event.
 
 #[inline]
-fn hex(digits: &[u8]) -> Option<u64> {
-    let (mut value, mut invalid) = (0_u64, 0);
-    for &digit in digits {
-        let nibble = NIBBLES[usize::from(digit)];
-        invalid |= nibble;
-        value = value << 4 | u64::from(nibble & 0xf);
+fn hex16(header: &[u8; HEADER_LEN], at: usize) -> Option<u64> {
+    Some(u64::from(hex8(header, at)?) << 32 | u64::from(hex8(header, at + 8)?))
+}
+
+#[inline]
+fn hex8(header: &[u8; HEADER_LEN], at: usize) -> Option<u32> {
+    let digits: &[u8; 8] = header[at..].first_chunk()?;
+    hex_word(u64::from_be_bytes(*digits))
+}
+
+#[inline]
+fn hex4(header: &[u8; HEADER_LEN], at: usize) -> Option<u16> {
+    let digits: &[u8; 4] = header[at..].first_chunk()?;
+    // "0000" in front changes no value.
+    Some(hex_word(0x3030_3030_0000_0000 | u64::from(u32::from_be_bytes(*digits)))? as u16)
+}
+
+/// Eight lower-case hex digits, the first in the highest byte.
+#[inline]
+fn hex_word(digits: u64) -> Option<u32> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // '0'..'9' is 0x30..0x39, 'a'..'f' is 0x61..0x66: bit 6 tells letters, whose low half lacks 9.
+    let letters = digits >> 6 & ONES;
+    let values = (digits & (0x0f * ONES)) + 9 * letters;
+    // Written back as text it must be what was read; then no other byte was among them.
+    let is_letter = (values + 6 * ONES) >> 4 & ONES;
+    let written = values + 0x30 * ONES + is_letter * u64::from(b'a' - b'0' - 10);
+    if written != digits {
+        return None;
     }
-    (invalid < 0x10).then_some(value)
+    // 0a 0b 0c 0d … → ab cd … → abcd … → abcdefgh
+    let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    Some((fours | fours >> 16) as u32)
 }
 
 #[cfg(test)]
@@ -110,7 +144,7 @@ mod tests {
         #[test]
         fn a_stamp_survives_its_payload(
             run: u32, publisher: u16, topic: u16, seq in 0..1_u64 << 48,
-            intended_ns: u64, sent_ns: u64, size in HEADER_LEN..300,
+            intended_ns: u64, sent_ns: u64, size in HEADER_LEN..300, at in 0..HEADER_LEN, bit in 0..8_u8,
         ) {
             let stamp = Stamp { run, publisher, topic, seq, intended_ns, sent_ns };
             let mut payload = Vec::new();
@@ -118,6 +152,9 @@ mod tests {
             prop_assert_eq!(payload.len(), size);
             prop_assert_eq!(Stamp::decode(&payload), Some(stamp));
             prop_assert_eq!(&payload[HEADER_LEN..], filler(size));
+            let mut altered = payload.clone();
+            altered[at] ^= 1_u8 << bit;
+            prop_assert_ne!(Stamp::decode(&altered), Some(stamp));
             prop_assert!(payload.iter().all(|byte| (b' '..=b'~').contains(byte)));
         }
     }

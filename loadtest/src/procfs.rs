@@ -35,6 +35,10 @@ impl Cpu {
         Self { user_s: self.user_s - earlier.user_s, system_s: self.system_s - earlier.system_s }
     }
 
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self { user_s: self.user_s + other.user_s, system_s: self.system_s + other.system_s }
+    }
+
     pub(crate) fn total_s(self) -> f64 {
         self.user_s + self.system_s
     }

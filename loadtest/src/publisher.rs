@@ -1,7 +1,7 @@
 //! Publishers on an open-loop schedule.
 //!
-//! **For:** offering a constant rate whatever the server does. Event k of all is due at
-//! `start + k / rate`; publisher p sends every k with `k mod publishers = p`, topics in rotation.
+//! **For:** offering events at a given rate whatever the server does, see [`Schedule`]. Of all events
+//! publisher p sends every k with `k mod publishers = p`, topics in rotation.
 //! **What always holds:** one publisher uses one connection at a time and sends in sequence, so a
 //! server that keeps a connection's order keeps the sequence's. Requests are pipelined: the next
 //! one does not wait for the answer to the last.
@@ -25,6 +25,7 @@ use crate::dialect::PublishRequest;
 use crate::http::{Body, HEAD_LEN_MAX, Head};
 use crate::latency::Latencies;
 use crate::payload::Stamp;
+use crate::schedule::{Schedule, Timetable};
 use crate::swarm::Slot;
 use crate::target::Target;
 
@@ -43,6 +44,7 @@ pub(crate) struct PublishPlan {
     pub(crate) run: u32,
     pub(crate) topics: Vec<String>,
     pub(crate) publishers: usize,
+    pub(crate) schedule: Schedule,
     /// Events per second. Above 0.
     pub(crate) rate: f64,
     /// Events.
@@ -101,11 +103,6 @@ impl PublishPlan {
         });
         outcome
     }
-
-    /// When event `index` of all is due.
-    fn intended_ns(&self, start_ns: u64, index: u64) -> u64 {
-        start_ns + (index as f64 * 1e9 / self.rate) as u64
-    }
 }
 
 impl Outcome {
@@ -118,6 +115,7 @@ impl Outcome {
             // Each slot belongs to one publisher; the others' are empty.
             slot.count += other.count;
             slot.uncertain.extend(other.uncertain);
+            slot.sent_ns.extend(other.sent_ns);
         }
         self.sent += part.sent;
         self.accepted += part.accepted;
@@ -135,7 +133,8 @@ struct Publisher<'a> {
     /// What stands before and after each payload, by topic.
     frames: &'a [(String, String)],
     index: usize,
-    start_ns: u64,
+    timetable: Timetable,
+    deadline_ns: u64,
     /// Its next event, counted over its topics: `0 <= next <= count`.
     next: u64,
     count: u64,
@@ -150,11 +149,14 @@ struct Publisher<'a> {
 impl<'a> Publisher<'a> {
     fn new(plan: &'a PublishPlan, frames: &'a [(String, String)], index: usize, start_ns: u64) -> Self {
         let publishers = plan.publishers as u64;
+        let length_ns = (plan.total as f64 * 1e9 / plan.rate) as u64;
+        let seed = u64::from(plan.run);
         Self {
             plan,
             frames,
             index,
-            start_ns,
+            timetable: Timetable::new(plan.schedule, start_ns, plan.rate, plan.publishers, index, seed),
+            deadline_ns: start_ns + length_ns + OVERTIME_NS,
             next: 0,
             count: (plan.total + publishers - 1 - index as u64) / publishers,
             connection: None,
@@ -166,8 +168,7 @@ impl<'a> Publisher<'a> {
     }
 
     fn run(mut self) -> Outcome {
-        let deadline_ns = self.plan.intended_ns(self.start_ns, self.plan.total) + OVERTIME_NS;
-        while (self.next < self.count || !self.in_flight.is_empty()) && now_ns() < deadline_ns {
+        while (self.next < self.count || !self.in_flight.is_empty()) && now_ns() < self.deadline_ns {
             if let Err(error) = self.turn() {
                 self.give_up_connection(&format!("{error:#}"));
                 thread::sleep(RECONNECT_WAIT);
@@ -219,8 +220,7 @@ impl<'a> Publisher<'a> {
     }
 
     fn next_due_ns(&self) -> u64 {
-        let index = self.next * self.plan.publishers as u64 + self.index as u64;
-        self.plan.intended_ns(self.start_ns, index)
+        self.timetable.due_ns(self.next)
     }
 
     fn encode_next(&mut self, intended_ns: u64, sent_ns: u64) {
@@ -238,7 +238,9 @@ impl<'a> Publisher<'a> {
         self.out.extend_from_slice(before.as_bytes());
         stamp.encode(self.plan.payload, &mut self.out);
         self.out.extend_from_slice(after.as_bytes());
-        self.outcome.slots[topic * self.plan.publishers + self.index].count += 1;
+        let slot = &mut self.outcome.slots[topic * self.plan.publishers + self.index];
+        slot.count += 1;
+        slot.sent_ns.push(sent_ns);
         self.outcome.sent += 1;
         self.outcome.first_sent_ns.get_or_insert(sent_ns);
         self.outcome.last_sent_ns = sent_ns;
@@ -248,6 +250,7 @@ impl<'a> Publisher<'a> {
         }
         self.in_flight.push_back(self.next);
         self.next += 1;
+        self.timetable.advance();
     }
 
     fn wait_for_answers(&mut self, connection: &mut Connection) -> Result<()> {
@@ -433,6 +436,7 @@ mod tests {
             run: 1,
             topics: vec!["a".to_owned(), "b".to_owned()],
             publishers,
+            schedule: Schedule::Constant,
             rate: 10_000.0,
             total,
             payload: 100,
@@ -474,7 +478,8 @@ mod tests {
         let outcome = plan(via, 10, 1).run(now_ns());
         assert_eq!((outcome.sent, outcome.accepted, outcome.refused, outcome.unanswered), (10, 9, 1, 0));
         // Event 3 is the second of topic b.
-        assert_eq!(outcome.slots[1], Slot { count: 5, uncertain: vec![1] });
+        let slot = &outcome.slots[1];
+        assert_eq!((slot.count, slot.uncertain.as_slice(), slot.sent_ns.len()), (5, &[1][..], 5));
         assert!(outcome.first_error.unwrap().contains("OOM"));
     }
 

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 /// A server's address, from a URL without path.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Target {
     pub(crate) addr: SocketAddr,
     /// As written, for `Host:`.

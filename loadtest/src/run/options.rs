@@ -1,250 +1,168 @@
-//! Flags as written → a plan as meant, once.
+//! The flags of `loadtest run`, as written.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::num::ParseFloatError;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::preflight;
-use crate::clock::now_ns;
-use crate::dialect::{Dialect, OpenOn};
-use crate::payload;
-use crate::publisher::{PublishPlan, Via};
-use crate::swarm::WorkerPlan;
-use crate::target::Target;
+use crate::dialect::OpenOn;
+use crate::schedule::Schedule;
 
-/// Streams of one worker at most: 20,000 descriptors are a common hard limit, less some reserve.
-const STREAMS_PER_PROCESS_MAX: usize = 15_000;
-/// Streams per source address: far from the 28,232 ports an address has by default, so that runs
-/// can follow each other while the ports of the last one are still in TIME_WAIT.
-const STREAMS_PER_SOURCE: usize = 5_000;
-/// 127.0.0.2 … 127.0.0.250.
-const SOURCES_MAX: usize = 249;
-
-/// Flags of `loadtest run`.
-#[derive(Debug, Args)]
+/// Flags of `loadtest run`. A scenario's come first, the ones written after it override them.
+#[derive(Debug, Clone, Args)]
+#[command(args_override_self = true)]
 pub(crate) struct Flags {
+    /// Flags from a file: one of this program's scenarios by its name, or the path of a TOML file
+    // Read before the others are parsed, see `scenario`.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(super) scenario: Option<String>,
+
     /// The server's public address
-    #[arg(long, default_value = "http://127.0.0.1:8080")]
-    url: String,
-    /// Event streams that read
-    #[arg(long)]
-    streams: usize,
-    /// Topics; each stream subscribes to all of them
-    #[arg(long, value_delimiter = ',', required = true)]
-    topics: Vec<String>,
-    /// Subscriber processes: a number or `auto` (at most 15,000 streams each)
-    #[arg(long, default_value = "auto")]
-    processes: String,
-    /// Events per second, all publishers and topics together; 0 publishes nothing
-    #[arg(long, default_value_t = 10.0)]
-    rate: f64,
-    /// How long to publish
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
-    duration: Duration,
-    /// Bytes of each event's data (at least 70, the header)
-    #[arg(long, default_value_t = 120)]
-    payload: usize,
-    /// Publishers at once, each with its own connection and sequence
-    #[arg(long, default_value_t = 1)]
-    publishers: usize,
-    /// How to publish
-    #[arg(long, value_enum, default_value_t = PublishBy::Http)]
-    publish: PublishBy,
-    /// Where to PUBLISH with `--publish redis`
-    #[arg(long, default_value = "redis://127.0.0.1:6379")]
-    redis: String,
-    /// Redis channel = this + topic
-    #[arg(long, default_value = "fanwheel:")]
-    channel_prefix: String,
-    /// Unanswered publishes per publisher at most; 1 waits for each answer [default: 64 by HTTP, 10000 by Redis]
-    #[arg(long)]
-    in_flight: Option<usize>,
-    /// Measure CPU and memory of this process
-    #[arg(long)]
-    server_pid: Option<u32>,
-    /// Read the server's own counters from `/metrics` there
-    #[arg(long)]
-    admin_url: Option<String>,
-    /// Connections opened per second
-    #[arg(long, default_value_t = 5_000.0)]
-    ramp: f64,
-    /// Streams on their way to open at one time
-    #[arg(long, default_value_t = 512)]
-    opening_max: usize,
+    #[arg(long, help_heading = "Server", default_value = "http://127.0.0.1:8080")]
+    pub(super) url: String,
+    /// How streams are opened and events published, unless the flags below say otherwise
+    #[arg(long, help_heading = "Server", value_enum, default_value_t = Known::Fanwheel)]
+    pub(super) dialect: Known,
+    /// Path that opens a stream; `{topics}` stands for its topics
+    #[arg(long, help_heading = "Server")]
+    pub(super) subscribe_path: Option<String>,
+    /// What stands between a stream's topics in that path
+    #[arg(long, help_heading = "Server", allow_hyphen_values = true)]
+    pub(super) topic_separator: Option<String>,
     /// When a stream counts as open
-    #[arg(long, value_enum, default_value_t = OpenOn::Open)]
-    open_on: OpenOn,
+    #[arg(long, help_heading = "Server", value_enum)]
+    pub(super) open_on: Option<OpenOn>,
+    /// Measure CPU and memory of these processes together
+    #[arg(long, help_heading = "Server", value_delimiter = ',', value_name = "PID,…")]
+    pub(super) server_pid: Vec<u32>,
+    /// Measure the CPU of the broker between publishers and server
+    #[arg(long, help_heading = "Server")]
+    pub(super) broker_pid: Option<u32>,
+    /// Read the server's own counters from `/metrics` there
+    #[arg(long, help_heading = "Server")]
+    pub(super) admin_url: Option<String>,
+
+    /// Event streams that read
+    #[arg(long, help_heading = "Streams", default_value_t = 1_000)]
+    pub(super) streams: usize,
+    /// Topics by name
+    #[arg(long, help_heading = "Streams", value_name = "A,B,…")]
+    pub(super) topics: Option<String>,
+    /// So many topics, named by number
+    #[arg(long, help_heading = "Streams", value_name = "N")]
+    pub(super) topic_count: Option<usize>,
+    /// Topics that each stream reads [default: all of them]
+    #[arg(long, help_heading = "Streams", value_name = "N")]
+    pub(super) topics_per_stream: Option<usize>,
+    /// Subscriber processes: a number or `auto` (at most 15,000 streams each)
+    #[arg(long, help_heading = "Streams", default_value = "auto")]
+    pub(super) processes: String,
+    /// Connections opened per second
+    #[arg(long, help_heading = "Streams", default_value_t = 5_000.0)]
+    pub(super) ramp: f64,
+    /// Streams on their way to open at one time
+    #[arg(long, help_heading = "Streams", default_value_t = 512)]
+    pub(super) opening_max: usize,
     /// Give up on streams that are not open by then
-    #[arg(long, default_value = "60s", value_parser = parse_duration)]
-    open_timeout: Duration,
+    #[arg(long, help_heading = "Streams", default_value = "60s", value_parser = parse_duration)]
+    pub(super) open_timeout: Duration,
     /// Idle time after opening, before memory is measured and publishing begins
-    #[arg(long, default_value = "2s", value_parser = parse_duration)]
-    hold: Duration,
+    #[arg(long, help_heading = "Streams", default_value = "2s", value_parser = parse_duration)]
+    pub(super) hold: Duration,
     /// After publishing, wait until nothing has arrived for this long (or everything has)
-    #[arg(long, default_value = "3s", value_parser = parse_duration)]
-    settle: Duration,
+    #[arg(long, help_heading = "Streams", default_value = "3s", value_parser = parse_duration)]
+    pub(super) settle: Duration,
     /// After the streams are closed, wait this long and measure the server's memory again
-    #[arg(long, value_parser = parse_duration)]
-    linger: Option<Duration>,
+    #[arg(long, help_heading = "Streams", value_parser = parse_duration)]
+    pub(super) linger: Option<Duration>,
+
+    /// Events per second, all publishers and topics together; 0 publishes nothing
+    #[arg(long, help_heading = "Events", default_value_t = 10.0)]
+    pub(super) rate: f64,
+    /// `constant`, `poisson` (independent senders) or `bursts:N` (N at once)
+    #[arg(long, help_heading = "Events", default_value = "constant")]
+    pub(super) schedule: Schedule,
+    /// How long to publish
+    #[arg(long, help_heading = "Events", default_value = "10s", value_parser = parse_duration)]
+    pub(super) duration: Duration,
+    /// Bytes of each event's data (at least 79, the header)
+    #[arg(long, help_heading = "Events", default_value_t = 120)]
+    pub(super) payload: usize,
+    /// Publishers at once, each with its own connection and sequence
+    #[arg(long, help_heading = "Events", default_value_t = 1)]
+    pub(super) publishers: usize,
+    /// How to publish
+    #[arg(long, help_heading = "Events", value_enum, default_value_t = PublishBy::Http)]
+    pub(super) publish: PublishBy,
+    /// Where to PUBLISH with `--publish redis`
+    #[arg(long, help_heading = "Events", default_value = "redis://127.0.0.1:6379")]
+    pub(super) redis: String,
+    /// Redis channel = this + topic
+    #[arg(long, help_heading = "Events", default_value = "fanwheel:", allow_hyphen_values = true)]
+    pub(super) channel_prefix: String,
+    /// Where to publish by HTTP [default: the server's address]
+    #[arg(long, help_heading = "Events")]
+    pub(super) publish_url: Option<String>,
+    /// Method and path of a publishing request; `{topic}` stands for the topic
+    #[arg(long, help_heading = "Events", value_name = "METHOD PATH")]
+    pub(super) publish_request: Option<String>,
+    /// Its body; `{payload}` stands for the event, `{topic}` for the topic
+    #[arg(long, help_heading = "Events")]
+    pub(super) publish_body: Option<String>,
+    /// Its header lines, apart from Host and Content-Length, separated by `|`
+    #[arg(long, help_heading = "Events", value_name = "NAME: VALUE|…")]
+    pub(super) publish_headers: Option<String>,
+    /// Unanswered publishes per publisher at most; 1 waits for each answer [default: 64 by HTTP, 10000 by Redis]
+    #[arg(long, help_heading = "Events")]
+    pub(super) in_flight: Option<usize>,
+
+    /// Additional streams that read slowly
+    #[arg(long, help_heading = "Disturbances", default_value_t = 0)]
+    pub(super) slow: usize,
+    /// Bytes per second that each of them reads
+    #[arg(long, help_heading = "Disturbances", default_value_t = 2_000)]
+    pub(super) slow_rate: u64,
     /// Additional streams that stop reading once they are open
-    #[arg(long, default_value_t = 0)]
-    stalled: usize,
+    #[arg(long, help_heading = "Disturbances", default_value_t = 0)]
+    pub(super) stalled: usize,
     /// How long to wait for the server to close the stalled ones
-    #[arg(long, default_value = "60s", value_parser = parse_duration)]
-    stalled_wait: Duration,
+    #[arg(long, help_heading = "Disturbances", default_value = "60s", value_parser = parse_duration)]
+    pub(super) stalled_wait: Duration,
+    /// Streams per second that are closed and opened again while events flow
+    #[arg(long, help_heading = "Disturbances", value_name = "RATE")]
+    pub(super) churn: Option<f64>,
+    /// Half way through, cut this share of the streams (0–1) and open them again at once
+    #[arg(long, help_heading = "Disturbances", value_name = "SHARE")]
+    pub(super) storm: Option<f64>,
+    /// Half way through, run this command with `sh -c` (to restart a broker, say)
+    #[arg(long, help_heading = "Disturbances", value_name = "COMMAND")]
+    pub(super) midway: Option<String>,
+    /// Open streams again that the server ended, after the `retry:` it gave, as browsers do
+    #[arg(long, help_heading = "Disturbances", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub(super) reconnect: bool,
+
     /// Write all figures to this file
-    #[arg(long)]
-    json: Option<PathBuf>,
+    #[arg(long, help_heading = "Output")]
+    pub(super) json: Option<PathBuf>,
+}
+
+/// Servers whose requests need not be spelled out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Known {
+    /// GET /events?topic=…, POST /topics/{topic}
+    Fanwheel,
+    /// GET /sub/{topics}, POST /pub/{topic}
+    Nchan,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PublishBy {
-    /// POST /topics/{topic}
+pub(super) enum PublishBy {
+    /// A request per event
     Http,
     /// PUBLISH
     Redis,
-}
-
-/// What a run is to do.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(super) url: String,
-    pub(super) topics: usize,
-    pub(super) workers: Vec<WorkerPlan>,
-    pub(super) readers: usize,
-    pub(super) stalled: usize,
-    /// `None` when nothing is to be published.
-    pub(super) publish: Option<PublishPlan>,
-    pub(super) server_pid: Option<u32>,
-    pub(super) admin: Option<Target>,
-    pub(super) open_timeout: Duration,
-    pub(super) hold: Duration,
-    pub(super) settle: Duration,
-    pub(super) linger: Option<Duration>,
-    pub(super) stalled_wait: Duration,
-    pub(super) json: Option<PathBuf>,
-    /// Remarks of the preflight that do not stop the run.
-    pub(super) warnings: Vec<String>,
-}
-
-impl Flags {
-    /// Checks the flags, and whether this machine can carry what they ask for.
-    pub(crate) fn into_plan(self) -> Result<Plan> {
-        ensure!(self.streams + self.stalled > 0, "--streams: nothing to open");
-        ensure!(self.payload >= payload::HEADER_LEN, "--payload: at least {} bytes, the header", payload::HEADER_LEN);
-        ensure!(self.rate >= 0.0 && self.rate.is_finite(), "--rate: not a rate");
-        ensure!(self.ramp > 0.0, "--ramp: must be above 0");
-        ensure!((1..=payload::INDEX_MAX).contains(&self.publishers), "--publishers: 1 to {}", payload::INDEX_MAX);
-        ensure!(self.topics.len() <= payload::INDEX_MAX, "--topics: at most {}", payload::INDEX_MAX);
-        let mut distinct = self.topics.clone();
-        distinct.sort();
-        distinct.dedup();
-        ensure!(distinct.len() == self.topics.len(), "--topics: a topic is named twice");
-        let target = Target::parse(&self.url, "http", 80)?;
-        let admin = self.admin_url.as_deref().map(|url| Target::parse(url, "http", 80)).transpose()?;
-        let run = (now_ns() ^ u64::from(std::process::id()) << 20) as u32;
-        let publish = self.publish_plan(&target, run)?;
-        let processes = self.processes()?;
-        let workers = self.worker_plans(&target, run, processes);
-        let sources = workers.iter().map(|worker| worker.sources.len()).sum();
-        let limits = preflight::Limits::raise_and_read();
-        let warnings = limits.check(&workers, sources, self.server_pid)?;
-        Ok(Plan {
-            topics: self.topics.len(),
-            readers: self.streams,
-            stalled: self.stalled,
-            server_pid: self.server_pid,
-            open_timeout: self.open_timeout,
-            hold: self.hold,
-            settle: self.settle,
-            linger: self.linger,
-            stalled_wait: self.stalled_wait,
-            url: self.url,
-            json: self.json,
-            workers,
-            publish,
-            admin,
-            warnings,
-        })
-    }
-
-    fn publish_plan(&self, target: &Target, run: u32) -> Result<Option<PublishPlan>> {
-        let total = (self.rate * self.duration.as_secs_f64()).round() as u64;
-        if total == 0 {
-            return Ok(None);
-        }
-        let (via, in_flight_default) = match self.publish {
-            PublishBy::Http => (Via::Http { target: target.clone(), request: Dialect::fanwheel().publish }, 64),
-            PublishBy::Redis => {
-                let redis = Target::parse(&self.redis, "redis", 6379)?;
-                (Via::Redis { target: redis, channel_prefix: self.channel_prefix.clone() }, 10_000)
-            }
-        };
-        Ok(Some(PublishPlan {
-            via,
-            run,
-            topics: self.topics.clone(),
-            publishers: self.publishers,
-            rate: self.rate,
-            total,
-            payload: self.payload,
-            in_flight_max: self.in_flight.unwrap_or(in_flight_default).max(1),
-        }))
-    }
-
-    /// `auto`: as many as the descriptors demand, and one per core where there is enough to share.
-    fn processes(&self) -> Result<usize> {
-        let streams = self.streams + self.stalled;
-        if self.processes == "auto" {
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            return Ok(streams.div_ceil(STREAMS_PER_PROCESS_MAX).max(cores.min(streams.div_ceil(2_000))));
-        }
-        match self.processes.parse() {
-            Ok(processes) if processes > 0 => Ok(streams.min(processes)),
-            _ => bail!("--processes: a number or `auto`"),
-        }
-    }
-
-    fn worker_plans(&self, target: &Target, run: u32, processes: usize) -> Vec<WorkerPlan> {
-        let request = Dialect::fanwheel().subscribe_request(target, self.topics.iter().map(String::as_str));
-        let is_local = matches!(target.addr.ip(), IpAddr::V4(ip) if ip.is_loopback());
-        let mut next_source = 0;
-        let mut plans = Vec::new();
-        for index in 0..processes {
-            let (readers, stalled) = (share(self.streams, index, processes), share(self.stalled, index, processes));
-            let sources = if is_local { (readers + stalled).div_ceil(STREAMS_PER_SOURCE) } else { 0 };
-            plans.push(WorkerPlan {
-                addr: target.addr,
-                request: request.clone(),
-                readers,
-                stalled,
-                sources: (next_source..next_source + sources).map(loopback_source).collect(),
-                streams_per_source: STREAMS_PER_SOURCE,
-                ramp: self.ramp / processes as f64,
-                opening_max: share(self.opening_max, index, processes).max(1),
-                open_on: self.open_on,
-                run,
-                topics: self.topics.clone(),
-                publishers: self.publishers,
-                payload: self.payload,
-            });
-            next_source += sources;
-        }
-        plans
-    }
-}
-
-fn share(total: usize, index: usize, of: usize) -> usize {
-    total / of + usize::from(index < total % of)
-}
-
-fn loopback_source(index: usize) -> Ipv4Addr {
-    Ipv4Addr::new(127, 0, 0, 2 + (index % SOURCES_MAX) as u8)
 }
 
 /// `250ms`, `10s`, `2m`, or plain seconds.
@@ -257,60 +175,4 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|error: ParseFloatError| error.to_string())?;
     Duration::try_from_secs_f64(number * unit_s).map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        flags: Flags,
-    }
-
-    fn plan(flags: &str) -> Result<Plan> {
-        let words = format!("x {flags}");
-        Line::try_parse_from(words.split(' ')).map_err(anyhow::Error::from)?.flags.into_plan()
-    }
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(parse_duration("1.5"), Ok(Duration::from_millis(1500)));
-        assert!(parse_duration("soon").is_err());
-        assert!(parse_duration("-1s").is_err());
-    }
-
-    #[test]
-    fn every_stream_is_in_exactly_one_worker_and_addresses_are_not_shared() {
-        let plan = plan("--streams 12001 --topics a,b --stalled 5 --processes 3").unwrap();
-        assert_eq!(plan.workers.iter().map(|w| w.readers).sum::<usize>(), 12_001);
-        assert_eq!(plan.workers.iter().map(|w| w.stalled).sum::<usize>(), 5);
-        let mut sources: Vec<_> = plan.workers.iter().flat_map(|w| w.sources.clone()).collect();
-        sources.dedup();
-        assert_eq!(sources.len(), 3);
-    }
-
-    #[test]
-    fn contradictions_are_named() {
-        for flags in [
-            "--streams 0 --topics a",
-            "--streams 1 --topics a,a",
-            "--streams 1 --topics a --payload 10",
-            "--streams 1 --topics a --processes none",
-            "--streams 1 --topics a --url https://x",
-            "--streams 1 --topics a --publish redis --redis http://x",
-        ] {
-            assert!(plan(flags).is_err(), "{flags}");
-        }
-    }
-
-    #[test]
-    fn rate_zero_publishes_nothing() {
-        assert!(plan("--streams 1 --topics a --rate 0").unwrap().publish.is_none());
-    }
 }

@@ -27,9 +27,9 @@ impl Limits {
     }
 
     /// An error names what does not suffice; the strings returned are remarks.
-    pub(super) fn check(&self, workers: &[WorkerPlan], sources: usize, server: Option<u32>) -> Result<Vec<String>> {
-        let streams: u64 = workers.iter().map(|w| (w.readers + w.stalled) as u64).sum();
-        let largest = workers.iter().map(|w| (w.readers + w.stalled) as u64).max().unwrap_or(0);
+    pub(super) fn check(&self, workers: &[WorkerPlan], sources: usize, servers: &[u32]) -> Result<Vec<String>> {
+        let streams: u64 = workers.iter().map(|w| w.streams() as u64).sum();
+        let largest = workers.iter().map(|w| w.streams() as u64).max().unwrap_or(0);
         if largest + RESERVE > self.descriptors {
             bail!(
                 "descriptors: a worker with {largest} streams needs {}, a process may have {}; use more --processes",
@@ -46,11 +46,10 @@ impl Limits {
             );
         }
         let mut remarks = Vec::new();
-        if let Some(pid) = server {
-            let server_max = procfs::open_files_max(pid)?;
-            if streams >= server_max {
-                remarks.push(format!("the server (pid {pid}) may have {server_max} descriptors for {streams} streams"));
-            }
+        let maxima: Result<Vec<u64>> = servers.iter().map(|&pid| procfs::open_files_max(pid)).collect();
+        let server_max = maxima?.into_iter().reduce(u64::saturating_add);
+        if let Some(server_max) = server_max.filter(|&max| streams >= max) {
+            remarks.push(format!("the server may have {server_max} descriptors for {streams} streams"));
         }
         Ok(remarks)
     }
@@ -59,30 +58,38 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::OpenOn;
+    use crate::dialect::Dialect;
+    use crate::target::Target;
 
     fn worker(readers: usize) -> WorkerPlan {
         WorkerPlan {
-            addr: ([127, 0, 0, 1], 80).into(),
-            request: String::new(),
+            target: Target { addr: ([127, 0, 0, 1], 80).into(), authority: String::new() },
+            dialect: Dialect::fanwheel(),
             readers,
+            slow: 0,
             stalled: 0,
+            slow_bytes_per_s: 1,
+            first_stream: 0,
             sources: Vec::new(),
             streams_per_source: 1,
             ramp: 1.0,
             opening_max: 1,
-            open_on: OpenOn::Open,
             run: 0,
             topics: Vec::new(),
+            topics_per_stream: 0,
             publishers: 1,
             payload: 100,
+            last_stride: 1,
+            disturbance: None,
+            reconnects: false,
+            settle_ns: 0,
         }
     }
 
     #[test]
     fn what_does_not_suffice_is_named() {
         let limits = Limits { descriptors: 1_000, ports: Some(1_500) };
-        let said = |workers: &[WorkerPlan], sources| limits.check(workers, sources, None).map_err(|e| e.to_string());
+        let said = |workers: &[WorkerPlan], sources| limits.check(workers, sources, &[]).map_err(|e| e.to_string());
         assert_eq!(said(&[worker(900), worker(500)], 1), Ok(Vec::new()));
         assert!(said(&[worker(990)], 1).unwrap_err().starts_with("descriptors:"));
         assert!(said(&[worker(900), worker(900)], 1).unwrap_err().starts_with("ports:"));

@@ -46,6 +46,10 @@ pub(crate) struct Block<'a> {
     /// Data lines. A block without any is not dispatched.
     pub(crate) data_lines: usize,
     pub(crate) id: Option<&'a [u8]>,
+    /// The value of `retry:`.
+    pub(crate) retry: Option<&'a [u8]>,
+    /// All of it, as it came.
+    pub(crate) raw: &'a [u8],
 }
 
 /// Where a stream stands.
@@ -117,6 +121,7 @@ fn take_blocks(bytes: &[u8], skip_lf: &mut bool, emit: &mut impl FnMut(Item<'_>)
         let next = at + len + if bytes[at + len..].starts_with(b"\r\n") { 2 } else { 1 };
         if line.is_empty() {
             if block.data_lines > 0 {
+                block.raw = &bytes[taken..at];
                 emit(Item::Block(block));
             }
             block = Block::default();
@@ -148,6 +153,8 @@ impl<'a> Block<'a> {
             self.event = value;
         } else if let Some(value) = field(line, b"id") {
             self.id = Some(value);
+        } else if let Some(value) = field(line, b"retry") {
+            self.retry = Some(value);
         }
     }
 }

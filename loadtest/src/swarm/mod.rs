@@ -1,14 +1,16 @@
 //! The subscribers: worker processes with thousands of streams each, and the parent's side of them.
 //!
 //! `crew` starts workers and speaks to them in the words of `protocol`. A `worker` is one epoll loop;
-//! `conn` parses each of its streams, `seen` is what arrived on them.
+//! `conn` parses each of its streams, `seen` is what arrived on
+//! them, and `lives` holds that against what was published.
 
 mod conn;
 mod crew;
+mod lives;
 mod protocol;
 mod seen;
 mod worker;
 
 pub(crate) use self::crew::Crew;
-pub(crate) use self::protocol::{Command, Counts, Done, Progress, Slot, WorkerPlan};
+pub(crate) use self::protocol::{Command, Disturbance, Done, Judgement, Progress, Slot, WorkerPlan};
 pub(crate) use self::worker::run as run_worker;

@@ -5,6 +5,7 @@
 //!   WorkerPlan ───────────►   opens its streams
 //!             ◄───────────  Progress, ten times a second while something changes
 //!   Begin ────────────────►   gives up on streams that are not open
+//!   Start ────────────────►   the first event is due soon: measure from here, disturb as planned
 //!             ◄───────────  Progress …
 //!   Finish ───────────────►   judges
 //!             ◄───────────  Done, then exits
@@ -13,22 +14,29 @@
 //! When its stdin ends without `Finish` a worker exits: it never outlives its parent.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use checker::Verdict;
 use serde::{Deserialize, Serialize};
 
-use crate::dialect::OpenOn;
+use crate::dialect::Dialect;
 use crate::latency::Buckets;
+use crate::target::Target;
 
 /// What one worker is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct WorkerPlan {
-    pub(crate) addr: SocketAddr,
-    /// What each stream sends.
-    pub(crate) request: String,
+    pub(crate) target: Target,
+    pub(crate) dialect: Dialect,
+    /// Streams that read all they can, …
     pub(crate) readers: usize,
+    /// … that read `slow_bytes_per_s` each, …
+    pub(crate) slow: usize,
+    /// … and that read nothing once they are open.
     pub(crate) stalled: usize,
+    pub(crate) slow_bytes_per_s: u64,
+    /// The number of this worker's first stream among all of the run.
+    pub(crate) first_stream: usize,
     /// Source addresses, each for this many streams in turn. Empty: the kernel's choice.
     pub(crate) sources: Vec<Ipv4Addr>,
     pub(crate) streams_per_source: usize,
@@ -36,16 +44,35 @@ pub(crate) struct WorkerPlan {
     pub(crate) ramp: f64,
     /// Streams on their way to open at one time, at most.
     pub(crate) opening_max: usize,
-    pub(crate) open_on: OpenOn,
     pub(crate) run: u32,
     pub(crate) topics: Vec<String>,
+    /// Stream n reads the topics n·this, n·this + 1, … of them, in rotation. `1..=topics.len()`.
+    pub(crate) topics_per_stream: usize,
     pub(crate) publishers: usize,
     pub(crate) payload: usize,
+    /// Every so many events of a sequence, when the last stream had it is noted. A power of two.
+    pub(crate) last_stride: u64,
+    pub(crate) disturbance: Option<Disturbance>,
+    /// True exactly when a stream that the server ended is opened again, as a browser would.
+    pub(crate) reconnects: bool,
+    /// An event sent so long before a stream ended had to arrive on it.
+    pub(crate) settle_ns: u64,
+}
+
+/// What is done to a worker's streams while events flow.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Disturbance {
+    /// So many streams a second are closed and opened again, one after the other.
+    Churn { per_s: f64, for_ns: u64 },
+    /// This share of all streams is cut at once, and all of them come back at once.
+    Storm { after_ns: u64, share: f64 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Command {
     Begin,
+    /// When the first event is due.
+    Start(u64),
     Finish(Vec<Slot>),
 }
 
@@ -56,6 +83,8 @@ pub(crate) struct Slot {
     pub(crate) count: u64,
     /// Those of them that were refused or never answered, ascending.
     pub(crate) uncertain: Vec<u64>,
+    /// When each was sent, ascending. Left out where every stream was open all the time.
+    pub(crate) sent_ns: Vec<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,24 +98,41 @@ pub(crate) enum Answer {
 pub(crate) struct Progress {
     /// Streams that were open at some time.
     pub(crate) readers_opened: usize,
+    pub(crate) slow_opened: usize,
     pub(crate) stalled_opened: usize,
     /// Streams that never opened and no longer can.
     pub(crate) failed: usize,
     /// Open streams that the server ended.
     pub(crate) readers_closed: usize,
+    pub(crate) slow_closed: usize,
     pub(crate) stalled_closed: usize,
-    /// Events of this run received, doubles included.
+    /// Streams open now, of all kinds.
+    pub(crate) open: usize,
+    /// Streams this side cut to open them again, and times that a stream was open again.
+    pub(crate) cut: u64,
+    pub(crate) reopened: u64,
+    /// Events of this run received by readers, doubles included.
     pub(crate) received: u64,
+    pub(crate) resets: u64,
+    /// The largest publish → receive since the last report.
+    pub(crate) latency_max_ns: u64,
 }
 
 impl std::ops::AddAssign for Progress {
     fn add_assign(&mut self, other: Self) {
         self.readers_opened += other.readers_opened;
+        self.slow_opened += other.slow_opened;
         self.stalled_opened += other.stalled_opened;
         self.failed += other.failed;
         self.readers_closed += other.readers_closed;
+        self.slow_closed += other.slow_closed;
         self.stalled_closed += other.stalled_closed;
+        self.open += other.open;
+        self.cut += other.cut;
+        self.reopened += other.reopened;
         self.received += other.received;
+        self.resets += other.resets;
+        self.latency_max_ns = self.latency_max_ns.max(other.latency_max_ns);
     }
 }
 
@@ -94,22 +140,44 @@ impl std::ops::AddAssign for Progress {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Done {
     pub(crate) progress: Progress,
-    pub(crate) verdict: Verdict,
-    /// Events published after the server had ended their stream.
-    pub(crate) missed_after_close: u64,
+    pub(crate) readers: Judgement,
+    pub(crate) slow: Judgement,
     pub(crate) publish_to_receive: Buckets,
     pub(crate) intended_to_receive: Buckets,
     pub(crate) connect_to_open: Buckets,
+    /// From the end of a stream to its being open again.
+    pub(crate) cut_to_open: Buckets,
+    /// When the last stream was open again after a storm.
+    pub(crate) last_reopened_ns: u64,
+    /// Per slot, every `last_stride`-th number: when the last reader had it, and how many had it.
+    pub(crate) last: Vec<Vec<(u64, u32)>>,
+    /// Per topic: readers that were open all the time.
+    pub(crate) steady_readers: Vec<u32>,
     /// Per topic: (count, digest, streams), see `checker::OrderSurvey`.
     pub(crate) orders: Vec<Vec<(u64, u64, u64)>>,
-    pub(crate) counts: Counts,
     /// When each stalled stream was seen to be closed.
     pub(crate) stalled_closed_ns: Vec<u64>,
-    /// CPU of this worker between `Begin` and `Finish`.
+    /// CPU of this worker between `Start` and `Finish`; while it opened its streams.
     pub(crate) cpu_user_s: f64,
     pub(crate) cpu_system_s: f64,
+    pub(crate) opening_cpu_s: f64,
+    /// Between `Start` and the last event received.
+    pub(crate) busy_s: f64,
     /// The first thing that went wrong with a stream.
     pub(crate) first_error: Option<String>,
+}
+
+/// What a group of streams saw, held against what was published.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Judgement {
+    pub(crate) verdict: Verdict,
+    /// Events published after the server had ended their stream.
+    pub(crate) missed_after_close: u64,
+    /// Lives judged: a stream that was opened again has several.
+    pub(crate) lives: u64,
+    /// (slot, first, end, streams): numbers lost, and on how many streams.
+    pub(crate) lost: Vec<(usize, u64, u64, u64)>,
+    pub(crate) counts: Counts,
 }
 
 /// What else streams brought.
@@ -126,8 +194,18 @@ pub(crate) struct Counts {
     pub(crate) reads_running: u64,
 }
 
+impl Judgement {
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.verdict += other.verdict;
+        self.missed_after_close += other.missed_after_close;
+        self.lives += other.lives;
+        self.lost.extend(other.lost);
+        self.counts.merge(&other.counts);
+    }
+}
+
 impl Counts {
-    pub(crate) fn merge(&mut self, other: &Self) {
+    fn merge(&mut self, other: &Self) {
         for (reason, count) in &other.resets_by_reason {
             *self.resets_by_reason.entry(reason.clone()).or_default() += count;
         }
@@ -136,5 +214,28 @@ impl Counts {
         self.malformed += other.malformed;
         self.foreign += other.foreign;
         self.reads_running += other.reads_running;
+    }
+}
+
+impl WorkerPlan {
+    /// Streams of all kinds.
+    pub(crate) fn streams(&self) -> usize {
+        self.readers + self.slow + self.stalled
+    }
+
+    /// The first of the topics that this worker's stream `index` reads.
+    pub(crate) fn first_topic(&self, index: usize) -> usize {
+        // The remainder first: the product of two large counts would overflow.
+        let topics = self.topics.len();
+        if self.topics_per_stream == topics {
+            return 0;
+        }
+        ((self.first_stream + index) % topics * self.topics_per_stream) % topics
+    }
+
+    /// The topics that stream `index` reads.
+    pub(crate) fn topics_of(&self, index: usize) -> impl Iterator<Item = &str> {
+        let first = self.first_topic(index);
+        (0..self.topics_per_stream).map(move |nth| self.topics[(first + nth) % self.topics.len()].as_str())
     }
 }

@@ -1,32 +1,49 @@
-//! Everything that arrived on the reading streams of one worker.
+//! Everything that arrived on a group of streams of one worker.
 //!
 //! A block goes to the checks, the order hash and the histograms, or it is a control event. Nothing
-//! is kept of it, and nothing is allocated for it.
+//! is kept of it, and nothing is allocated for it. What was seen is judged in [`super::lives`].
 
-use checker::{Ledger, OrderHash, OrderSurvey, Published};
+use checker::{Ledger, OrderHash};
 use serde::Deserialize;
 
 use super::conn::Block;
-use super::protocol::{Counts, Done, Slot, WorkerPlan};
+use super::lives::Past;
+use super::protocol::{Counts, WorkerPlan};
 use crate::latency::Latencies;
-use crate::payload::{self, Stamp};
+use crate::payload::{self, PREFIX, Stamp};
 
-/// What has arrived, by stream (numbered as the worker does).
+/// More notes of last arrivals are not kept, whatever numbers arrive.
+const LAST_MAX: usize = 1 << 16;
+
+/// What has arrived, by stream (numbered from 0 in the group).
 pub(super) struct Seen {
     run: u32,
     topics: Vec<String>,
+    topics_per_stream: usize,
     publishers: usize,
+    payload_len: usize,
     /// What follows the header in each payload.
     filler: Vec<u8>,
-    ledger: Ledger,
-    /// Stream s, topic t at `s * topics + t`.
-    orders: Vec<OrderHash>,
+    /// First of the topics of each stream.
+    first_topics: Vec<u32>,
+    /// The stream's life now: its n-th topic, publisher p at `n * publishers + p`.
+    pub(super) ledger: Ledger,
+    /// Stream s, its n-th topic at `s * topics_per_stream + n`.
+    pub(super) orders: Vec<OrderHash>,
     /// Streams that saw a reset: their order is not comparable.
-    was_reset: Vec<bool>,
+    pub(super) was_reset: Vec<bool>,
+    /// When each stream's life began; 0 while it has none.
+    pub(super) opened_ns: Vec<u64>,
+    pub(super) past: Vec<Past>,
     /// Events of this run, doubles included.
     pub(super) received: u64,
+    pub(super) received_at_ns: u64,
+    pub(super) latency_max_ns: u64,
     pub(super) publish_to_receive: Latencies,
     pub(super) intended_to_receive: Latencies,
+    last_stride: u64,
+    /// Per slot, every `last_stride`-th number: when it last arrived, and how often it did.
+    pub(super) last: Vec<Vec<(u64, u32)>>,
     pub(super) counts: Counts,
 }
 
@@ -39,60 +56,115 @@ pub(super) enum Sign {
 }
 
 impl Seen {
-    pub(super) fn new(plan: &WorkerPlan) -> Self {
-        let topics = plan.topics.len();
+    /// For the worker's streams `first..first + streams`.
+    pub(super) fn new(plan: &WorkerPlan, first: usize, streams: usize) -> Self {
+        let (topics, per_stream) = (plan.topics.len(), plan.topics_per_stream);
         Self {
             run: plan.run,
             topics: plan.topics.clone(),
+            topics_per_stream: per_stream,
             publishers: plan.publishers,
+            payload_len: plan.payload,
             filler: payload::filler(plan.payload),
-            ledger: Ledger::new(plan.readers, topics * plan.publishers),
-            orders: vec![OrderHash::default(); plan.readers * topics],
-            was_reset: vec![false; plan.readers],
+            first_topics: (first..first + streams).map(|index| plan.first_topic(index) as u32).collect(),
+            ledger: Ledger::new(streams, per_stream * plan.publishers),
+            orders: vec![OrderHash::default(); streams * per_stream],
+            was_reset: vec![false; streams],
+            opened_ns: vec![0; streams],
+            past: Vec::new(),
             received: 0,
+            received_at_ns: 0,
+            latency_max_ns: 0,
             publish_to_receive: Latencies::default(),
             intended_to_receive: Latencies::default(),
+            last_stride: plan.last_stride,
+            last: vec![Vec::new(); topics * plan.publishers],
             counts: Counts::default(),
         }
     }
 
-    /// Takes one block; `reader` is `None` for a stalled stream, whose events do not count.
+    /// Takes one block that arrived on `stream`.
     #[inline]
-    pub(super) fn handle_block(&mut self, reader: Option<usize>, block: &Block<'_>, now: u64) -> Option<Sign> {
+    pub(super) fn handle_block(&mut self, stream: usize, block: &Block<'_>, now: u64) -> Option<Sign> {
         if block.event.starts_with(b"fanwheel.") {
-            return self.handle_control(reader, block);
+            return self.handle_control(stream, block);
         }
-        if let Some(stream) = reader {
-            self.handle_event(stream, block, now);
+        if block.data_lines == 1 && block.data.len() == self.payload_len {
+            self.handle_payload(stream, block.data, now);
+        } else {
+            self.handle_wrapped(stream, block.raw, now);
         }
         None
     }
 
     #[inline]
-    fn handle_event(&mut self, stream: usize, block: &Block<'_>, now: u64) {
-        let Some(stamp) = Stamp::decode(block.data).filter(|stamp| stamp.run == self.run) else {
+    fn handle_payload(&mut self, stream: usize, payload: &[u8], now: u64) {
+        let Some(stamp) = Stamp::decode(payload) else {
+            return self.handle_undecodable(payload);
+        };
+        if stamp.run != self.run {
             self.counts.foreign += 1;
             return;
-        };
-        let (topic, publisher) = (usize::from(stamp.topic), usize::from(stamp.publisher));
-        let filler = block.data.get(payload::HEADER_LEN..);
-        let is_whole = block.data_lines == 1 && filler == Some(&self.filler[..]);
-        if !is_whole || stamp.sent_ns > now {
-            self.counts.malformed += 1;
         }
-        if topic >= self.topics.len() || publisher >= self.publishers {
-            self.counts.malformed += u64::from(is_whole);
+        let (topics, publisher) = (self.topics.len(), usize::from(stamp.publisher));
+        let (topic, first) = (usize::from(stamp.topic), self.first_topics[stream] as usize);
+        // `topic - first`, in rotation.
+        let nth = if topic >= first { topic - first } else { topic + topics - first };
+        let is_whole = payload[payload::HEADER_LEN..] == self.filler[..] && stamp.sent_ns <= now;
+        // Else it is of a topic that this stream did not ask for.
+        let is_asked_for = nth < self.topics_per_stream && topic < topics && publisher < self.publishers;
+        self.counts.malformed += u64::from(!is_whole || !is_asked_for);
+        if !is_asked_for {
             return;
         }
         self.received += 1;
-        self.ledger.handle_event(stream, topic * self.publishers + publisher, stamp.seq);
-        self.orders[stream * self.topics.len() + topic].handle_event(publisher as u64, stamp.seq);
-        self.publish_to_receive.record(now.saturating_sub(stamp.sent_ns));
+        self.received_at_ns = now;
+        self.ledger.handle_event(stream, nth * self.publishers + publisher, stamp.seq);
+        self.orders[stream * self.topics_per_stream + nth].handle_event(publisher as u64, stamp.seq);
+        let latency_ns = now.saturating_sub(stamp.sent_ns);
+        self.latency_max_ns = self.latency_max_ns.max(latency_ns);
+        self.publish_to_receive.record(latency_ns);
         self.intended_to_receive.record(now.saturating_sub(stamp.intended_ns));
+        if stamp.seq & (self.last_stride - 1) == 0 {
+            self.note_last(topic * self.publishers + publisher, stamp.seq / self.last_stride, now);
+        }
+    }
+
+    fn note_last(&mut self, slot: usize, index: u64, now: u64) {
+        let (notes, index) = (&mut self.last[slot], index as usize);
+        if index >= notes.len() {
+            if index >= LAST_MAX {
+                return;
+            }
+            notes.resize(index + 1, (0, 0));
+        }
+        notes[index] = (now, notes[index].1 + 1);
+    }
+
+    /// Payloads inside of something else: JSON around one, several put together.
+    #[cold]
+    fn handle_wrapped(&mut self, stream: usize, raw: &[u8], now: u64) {
+        let mut at = 0;
+        while let Some(found) = memchr::memmem::find(&raw[at..], PREFIX) {
+            at += found;
+            let end = (at + self.payload_len).min(raw.len());
+            self.handle_payload(stream, &raw[at..end], now);
+            at = end;
+        }
+        self.counts.foreign += u64::from(at == 0);
     }
 
     #[cold]
-    fn handle_control(&mut self, reader: Option<usize>, block: &Block<'_>) -> Option<Sign> {
+    fn handle_undecodable(&mut self, payload: &[u8]) {
+        if payload.starts_with(PREFIX) {
+            self.counts.malformed += 1;
+        } else {
+            self.counts.foreign += 1;
+        }
+    }
+
+    #[cold]
+    fn handle_control(&mut self, stream: usize, block: &Block<'_>) -> Option<Sign> {
         match block.event {
             b"fanwheel.open" => return Some(Sign::Opened),
             b"fanwheel.drain" => {
@@ -103,11 +175,7 @@ impl Seen {
                 self.counts.unavailable += 1;
                 return Some(Sign::Leave("the server said unavailable"));
             }
-            b"fanwheel.reset" => {
-                if let Some(stream) = reader {
-                    self.handle_reset(stream, block.data);
-                }
-            }
+            b"fanwheel.reset" => self.handle_reset(stream, block.data),
             _ => self.counts.foreign += 1,
         }
         None
@@ -124,37 +192,32 @@ impl Seen {
         let reset: Reset = serde_json::from_slice(data).unwrap_or_default();
         *self.counts.resets_by_reason.entry(reset.reason).or_default() += 1;
         self.was_reset[stream] = true;
-        let names_known = reset.topics.iter().any(|topic| self.topics.contains(topic));
-        for (index, topic) in self.topics.iter().enumerate() {
-            if !names_known || reset.topics.contains(topic) {
-                for publisher in 0..self.publishers {
-                    self.ledger.handle_reset(stream, index * self.publishers + publisher);
-                }
+        let first = self.first_topics[stream] as usize;
+        let own = (0..self.topics_per_stream).map(|nth| &self.topics[(first + nth) % self.topics.len()]);
+        let is_named: Vec<bool> = own.map(|topic| reset.topics.contains(topic)).collect();
+        let names_known = is_named.contains(&true);
+        for nth in (0..self.topics_per_stream).filter(|&nth| !names_known || is_named[nth]) {
+            for publisher in 0..self.publishers {
+                self.ledger.handle_reset(stream, nth * self.publishers + publisher);
             }
         }
     }
 
-    /// A stream that the server ended is judged up to the last event it brought; what was
-    /// published after that is counted as missed.
-    pub(super) fn judge(&self, stream: usize, is_ended: bool, slots: &[Slot], done: &mut Done) {
-        for (check, slot) in self.ledger.stream(stream).iter().zip(slots) {
-            let covered_end = match is_ended {
-                true => check.last_seen().map_or(0, |last| last.saturating_add(1)).min(slot.count),
-                false => slot.count,
-            };
-            done.missed_after_close += slot.count - covered_end;
-            done.verdict +=
-                check.finish(Published { numbers: 0..slot.count, covered: 0..covered_end, uncertain: &slot.uncertain });
-        }
+    pub(super) fn publishers(&self) -> usize {
+        self.publishers
     }
 
-    pub(super) fn survey(&self, stream: usize, surveys: &mut [OrderSurvey]) {
-        if self.was_reset[stream] {
-            return;
-        }
-        let topics = self.topics.len();
-        for (survey, order) in surveys.iter_mut().zip(&self.orders[stream * topics..][..topics]) {
-            survey.add(order.count(), order.digest(), 1);
-        }
+    pub(super) fn topics_per_stream(&self) -> usize {
+        self.topics_per_stream
+    }
+
+    pub(super) fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The slot in which the n-th check of a stream is published.
+    pub(super) fn slot_of(&self, stream: usize, check: usize) -> usize {
+        let topic = (self.first_topics[stream] as usize + check / self.publishers) % self.topics.len();
+        topic * self.publishers + check % self.publishers
     }
 }

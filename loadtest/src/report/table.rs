@@ -1,209 +1,9 @@
-//! The figures of a run: as JSON for programs, as a table for people.
-//!
-//! In the JSON no two leaves have the same name, so that a figure can be named without its group.
-//! What was not measured is `null`, never 0.
+//! The figures of a run as a table for people.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use serde::Serialize;
+use super::{Bottleneck, Report};
 
-use crate::latency::Latencies;
-
-/// Everything `--json` writes.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    pub(crate) scenario: &'static str,
-    pub(crate) loadtest_version: &'static str,
-    /// True exactly when `faults` is empty; decides the exit code.
-    pub(crate) passed: bool,
-    /// What was wrong, in words.
-    pub(crate) faults: Vec<String>,
-    /// What may have disturbed the measurement, in words.
-    pub(crate) remarks: Vec<String>,
-    pub(crate) setup: Setup,
-    pub(crate) opening: Opening,
-    pub(crate) publishing: Option<Publishing>,
-    pub(crate) deliveries: Deliveries,
-    pub(crate) latency: Option<Latency>,
-    pub(crate) server: Option<Server>,
-    /// What the server's own counters grew by while publishing.
-    pub(crate) server_metrics: Option<BTreeMap<String, f64>>,
-    pub(crate) client: Client,
-    pub(crate) stalled: Option<Stalled>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Setup {
-    pub(crate) url: String,
-    pub(crate) streams: usize,
-    pub(crate) topics: usize,
-    pub(crate) processes: usize,
-    pub(crate) publishers: usize,
-    pub(crate) rate_per_s: f64,
-    pub(crate) payload_bytes: Option<usize>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Opening {
-    pub(crate) opened: usize,
-    /// Streams that never opened.
-    pub(crate) failed: usize,
-    /// Streams the server ended before the end of the run.
-    pub(crate) closed_early: usize,
-    pub(crate) opening_s: f64,
-    /// From connect to open.
-    pub(crate) open_p50_ms: Option<f64>,
-    pub(crate) open_p99_ms: Option<f64>,
-    pub(crate) open_max_ms: Option<f64>,
-    pub(crate) stream_error: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Publishing {
-    pub(crate) planned: u64,
-    pub(crate) sent: u64,
-    pub(crate) accepted: u64,
-    pub(crate) refused: u64,
-    pub(crate) unanswered: u64,
-    pub(crate) publishing_s: f64,
-    pub(crate) sent_per_s: f64,
-    /// Sent − intended.
-    pub(crate) late_p50_ms: f64,
-    pub(crate) late_p99_ms: f64,
-    pub(crate) late_max_ms: f64,
-    pub(crate) publish_error: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Deliveries {
-    pub(crate) expected: u64,
-    pub(crate) received: u64,
-    pub(crate) lost: u64,
-    /// Not received, but told by a reset.
-    pub(crate) told: u64,
-    pub(crate) doubled: u64,
-    pub(crate) out_of_order: u64,
-    pub(crate) phantoms: u64,
-    pub(crate) malformed: u64,
-    /// Events of others on the same topics.
-    pub(crate) foreign: u64,
-    /// Published after the server had ended the stream.
-    pub(crate) missed_after_close: u64,
-    /// Orders of a topic among streams with equally many events: 1 when all agree.
-    pub(crate) orders_seen: u64,
-    /// From the first publish to the last delivery.
-    pub(crate) deliveries_per_s: Option<f64>,
-    pub(crate) events_per_read: Option<f64>,
-    /// Blocks `fanwheel.reset`.
-    pub(crate) resets: u64,
-    pub(crate) resets_by_reason: BTreeMap<String, u64>,
-    pub(crate) drains: u64,
-    pub(crate) unavailable: u64,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Latency {
-    /// From the publisher's write to the end of the subscriber's read.
-    pub(crate) p50_ms: f64,
-    pub(crate) p90_ms: f64,
-    pub(crate) p99_ms: f64,
-    pub(crate) p999_ms: f64,
-    pub(crate) max_ms: f64,
-    pub(crate) mean_ms: f64,
-    /// The same from the time the schedule intended.
-    pub(crate) intended_p50_ms: f64,
-    pub(crate) intended_p90_ms: f64,
-    pub(crate) intended_p99_ms: f64,
-    pub(crate) intended_p999_ms: f64,
-    pub(crate) intended_max_ms: f64,
-    pub(crate) intended_mean_ms: f64,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Server {
-    pub(crate) server_pid: u32,
-    /// Between the first publish and the last delivery.
-    pub(crate) server_user_s: Option<f64>,
-    pub(crate) server_system_s: Option<f64>,
-    pub(crate) server_cpu_us_per_delivery: Option<f64>,
-    pub(crate) pss_before_bytes: Option<u64>,
-    /// All streams open, nothing published yet.
-    pub(crate) pss_idle_bytes: Option<u64>,
-    pub(crate) pss_per_stream_bytes: Option<f64>,
-    /// After publishing, all streams still open.
-    pub(crate) pss_loaded_bytes: Option<u64>,
-    /// After the streams were closed (`--linger`).
-    pub(crate) pss_after_bytes: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Client {
-    pub(crate) subscribers_user_s: f64,
-    pub(crate) subscribers_system_s: f64,
-    pub(crate) subscribers_us_per_delivery: Option<f64>,
-    pub(crate) publishers_cpu_s: f64,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Stalled {
-    pub(crate) stalled_streams: usize,
-    pub(crate) stalled_opened: usize,
-    pub(crate) stalled_closed: usize,
-    /// From the first publish.
-    pub(crate) stalled_close_min_s: Option<f64>,
-    pub(crate) stalled_close_median_s: Option<f64>,
-    pub(crate) stalled_close_max_s: Option<f64>,
-}
-
-impl Latency {
-    pub(crate) fn of(publish: &Latencies, intended: &Latencies) -> Option<Self> {
-        (!publish.is_empty()).then(|| Self {
-            p50_ms: publish.ms_at(0.5),
-            p90_ms: publish.ms_at(0.9),
-            p99_ms: publish.ms_at(0.99),
-            p999_ms: publish.ms_at(0.999),
-            max_ms: publish.max_ms(),
-            mean_ms: publish.mean_ms(),
-            intended_p50_ms: intended.ms_at(0.5),
-            intended_p90_ms: intended.ms_at(0.9),
-            intended_p99_ms: intended.ms_at(0.99),
-            intended_p999_ms: intended.ms_at(0.999),
-            intended_max_ms: intended.max_ms(),
-            intended_mean_ms: intended.mean_ms(),
-        })
-    }
-}
-
-impl Report {
-    /// What makes a run fail.
-    pub(crate) fn find_faults(&mut self) {
-        let d = &self.deliveries;
-        let mut faults = Vec::new();
-        let mut count = |n: u64, what: &str| {
-            if n > 0 {
-                faults.push(format!("{n} {what}"));
-            }
-        };
-        count(d.lost, "deliveries lost");
-        count(d.doubled, "deliveries doubled");
-        count(d.out_of_order, "deliveries out of order");
-        count(d.phantoms, "events delivered that were never published");
-        count(d.malformed, "events altered on the way");
-        count(self.opening.failed as u64, "streams did not open");
-        count(self.opening.closed_early as u64, "streams ended by the server");
-        if d.orders_seen > 1 {
-            faults.push(format!("{} different orders of the same events", d.orders_seen));
-        }
-        if self.publishing.as_ref().is_some_and(|publishing| publishing.accepted == 0) {
-            faults.push("no publish was accepted".to_owned());
-        }
-        self.passed = faults.is_empty();
-        self.faults = faults;
-    }
-}
-
-/// The table.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table(f);
@@ -225,7 +25,14 @@ impl Report {
         let (s, o) = (&self.setup, &self.opening);
         table.line(
             "streams",
-            &format!("{} on {} topic(s), {} process(es), {}", grouped(s.streams), s.topics, s.processes, s.url),
+            &format!(
+                "{} on {} topic(s), {} each, {} process(es), {}",
+                grouped(s.streams),
+                grouped(s.topics),
+                s.topics_per_stream,
+                s.processes,
+                s.url
+            ),
         )?;
         table.line(
             "opened",
@@ -282,6 +89,7 @@ impl Report {
             ("malformed", d.malformed),
             ("foreign events", d.foreign),
             ("missed after close", d.missed_after_close),
+            ("censored latencies", d.censored),
             ("drains", d.drains),
             ("unavailable", d.unavailable),
         ] {
@@ -299,7 +107,11 @@ impl Report {
         table.line(
             "intended → receive",
             &row(l.intended_p50_ms, l.intended_p90_ms, l.intended_p99_ms, l.intended_p999_ms, l.intended_max_ms),
-        )
+        )?;
+        let Some(((p50, p99), max)) = l.last_p50_ms.zip(l.last_p99_ms).zip(l.last_max_ms) else {
+            return Ok(());
+        };
+        table.line("publish → last receive", &format!("p50 {p50:.3}  p99 {p99:.3}  max {max:.3} ms"))
     }
 
     fn write_costs(&self, table: &mut Table<'_, '_>) -> fmt::Result {
@@ -343,6 +155,43 @@ impl Report {
                 c.publishers_cpu_s,
             ),
         )?;
+        if self.bottleneck != Bottleneck::None {
+            table.line("bottleneck", &format!("{:?}, not the server", self.bottleneck).to_lowercase())?;
+        }
+        self.write_disturbances(table)
+    }
+
+    fn write_disturbances(&self, table: &mut Table<'_, '_>) -> fmt::Result {
+        if let Some(d) = &self.disturbance {
+            let took = d.reopen_p50_ms.zip(d.reopen_p99_ms).zip(d.reopen_max_ms);
+            let took = took.map(|((p50, p99), max)| format!(", p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"));
+            let over = d.storm_over_s.map(|over_s| format!(", all within {over_s:.2} s"));
+            table.line(
+                "opened again",
+                &format!(
+                    "{} (cut {}, ended by the server {}){}{}",
+                    grouped(d.reopened),
+                    grouped(d.cut),
+                    grouped(d.ended_by_server),
+                    took.unwrap_or_default(),
+                    over.unwrap_or_default()
+                ),
+            )?;
+        }
+        if let Some(s) = &self.slow {
+            table.line(
+                "slow streams",
+                &format!(
+                    "{} opened, {} closed, {} received, {} lost, {} told by {} resets",
+                    grouped(s.slow_opened),
+                    grouped(s.slow_closed),
+                    grouped(s.slow_received),
+                    grouped(s.slow_lost),
+                    grouped(s.slow_told),
+                    grouped(s.slow_resets)
+                ),
+            )?;
+        }
         let Some(s) = &self.stalled else {
             return Ok(());
         };

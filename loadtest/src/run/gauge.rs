@@ -1,0 +1,96 @@
+//! What is measured of the server and its broker from outside.
+
+use anyhow::Result;
+
+use super::plan::Endpoint;
+use crate::clock::now_ns;
+use crate::procfs::{self, Cpu};
+use crate::swarm::Progress;
+
+/// Processes measured together.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    server: Vec<u32>,
+    broker: Option<u32>,
+    pub(super) pss_before: Option<u64>,
+    pub(super) pss_idle: Option<u64>,
+    pub(super) pss_loaded: Option<u64>,
+    pub(super) opening_cpu_s: Option<f64>,
+    before: Usage,
+    /// At the last time deliveries were seen to come.
+    after: Usage,
+    pub(super) received: u64,
+    pub(super) received_at_ns: u64,
+}
+
+/// CPU so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Usage {
+    server: Option<Cpu>,
+    broker: Option<Cpu>,
+}
+
+impl Gauge {
+    pub(super) fn new(endpoint: &Endpoint) -> Self {
+        let mut gauge = Self { server: endpoint.server_pids.clone(), broker: endpoint.broker_pid, ..Self::default() };
+        gauge.pss_before = gauge.pss();
+        gauge.before = gauge.usage();
+        gauge
+    }
+
+    pub(super) fn pss(&self) -> Option<u64> {
+        self.sum(procfs::pss_bytes, |sum, pss| sum + pss)
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            server: self.sum(Cpu::of, Cpu::plus),
+            // A broker that is being restarted has no CPU time to tell.
+            broker: self.broker.and_then(|pid| Cpu::of(pid).ok()),
+        }
+    }
+
+    /// `None` when there is no server to look at, or one of its processes cannot be.
+    fn sum<T>(&self, of: impl Fn(u32) -> Result<T>, add: impl Fn(T, T) -> T) -> Option<T> {
+        let parts: Result<Vec<T>> = self.server.iter().map(|&pid| of(pid)).collect();
+        or_remark(parts)?.into_iter().reduce(add)
+    }
+
+    /// All streams are open.
+    pub(super) fn handle_opened(&mut self) {
+        let used = self.usage().server.zip(self.before.server).map(|(now, before)| now.since(before).total_s());
+        self.opening_cpu_s = used;
+    }
+
+    /// The first event is due soon.
+    pub(super) fn handle_start(&mut self) {
+        self.before = self.usage();
+        self.after = Usage::default();
+    }
+
+    /// Notes the time and the CPU used whenever more has been received.
+    pub(super) fn handle_progress(&mut self, progress: &Progress) {
+        if progress.received > self.received {
+            self.received = progress.received;
+            self.received_at_ns = now_ns();
+            self.after = self.usage();
+        }
+    }
+
+    /// CPU of the server from the first publish to the last delivery.
+    pub(super) fn server_cpu(&self) -> Option<Cpu> {
+        Some(self.after.server?.since(self.before.server?))
+    }
+
+    pub(super) fn broker_cpu(&self) -> Option<Cpu> {
+        Some(self.after.broker?.since(self.before.broker?)).filter(|cpu| cpu.total_s() >= 0.0)
+    }
+
+    pub(super) fn server_pids(&self) -> &[u32] {
+        &self.server
+    }
+}
+
+pub(super) fn or_remark<T>(outcome: Result<T>) -> Option<T> {
+    outcome.inspect_err(|error| eprintln!("warning: not measured: {error:#}")).ok()
+}

@@ -1,0 +1,359 @@
+//! Flags as written → a plan as meant, once.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::options::{Flags, Known, PublishBy};
+use super::preflight;
+use crate::clock::now_ns;
+use crate::dialect::{Dialect, PublishRequest};
+use crate::payload;
+use crate::publisher::{PublishPlan, Via};
+use crate::swarm::{Disturbance, WorkerPlan};
+use crate::target::Target;
+
+/// Streams of one worker at most: 20,000 descriptors are a common hard limit, less some reserve.
+const STREAMS_PER_PROCESS_MAX: usize = 15_000;
+/// Streams per source address: far from the 28,232 ports an address has by default, so that runs
+/// can follow each other while the ports of the last one are still in TIME_WAIT.
+const STREAMS_PER_SOURCE: usize = 5_000;
+/// 127.0.0.2 … 127.0.0.250.
+const SOURCES_MAX: usize = 249;
+/// About so many events of a run have the time noted at which the last stream had them.
+const LAST_NOTES: u64 = 16_384;
+
+/// A server as a run sees it: where it is, how it is spoken to, whom to measure.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) subscribe: Target,
+    pub(crate) dialect: Dialect,
+    pub(crate) publish: Via,
+    pub(crate) server_pids: Vec<u32>,
+    pub(crate) broker_pid: Option<u32>,
+    pub(crate) admin: Option<Target>,
+}
+
+/// What a run is to do.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(super) scenario: Option<String>,
+    pub(super) endpoint: Endpoint,
+    pub(super) topics: usize,
+    pub(super) topics_per_stream: usize,
+    pub(super) workers: Vec<WorkerPlan>,
+    pub(super) readers: usize,
+    pub(super) slow: usize,
+    pub(super) stalled: usize,
+    /// `None` when nothing is to be published.
+    pub(super) publish: Option<PublishPlan>,
+    /// Half way through publishing.
+    pub(super) midway: Option<String>,
+    pub(super) has_storm: bool,
+    pub(super) reconnects: bool,
+    pub(super) duration: Duration,
+    pub(super) open_timeout: Duration,
+    pub(super) hold: Duration,
+    pub(super) settle: Duration,
+    pub(super) linger: Option<Duration>,
+    pub(super) stalled_wait: Duration,
+    pub(super) json: Option<PathBuf>,
+    /// Remarks of the preflight that do not stop the run.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Flags {
+    /// Checks the flags, and whether this machine can carry what they ask for.
+    pub(crate) fn into_plan(self) -> Result<Plan> {
+        let endpoint = self.endpoint()?;
+        self.into_plan_for(endpoint)
+    }
+
+    /// The same for a server that the flags do not name.
+    pub(crate) fn into_plan_for(self, endpoint: Endpoint) -> Result<Plan> {
+        self.check_ranges()?;
+        let topics = self.topic_names()?;
+        let run = (now_ns() ^ u64::from(std::process::id()) << 20) as u32;
+        let publish = self.publish_plan(&endpoint, &topics, run);
+        let workers =
+            self.worker_plans(&endpoint, &topics, run, publish.as_ref().map_or(0, |publish| publish.total))?;
+        let sources = workers.iter().map(|worker| worker.sources.len()).sum();
+        let limits = preflight::Limits::raise_and_read();
+        let warnings = limits.check(&workers, sources, &endpoint.server_pids)?;
+        Ok(Plan {
+            endpoint,
+            topics: topics.len(),
+            topics_per_stream: self.topics_per_stream.unwrap_or(topics.len()),
+            readers: self.streams,
+            slow: self.slow,
+            stalled: self.stalled,
+            has_storm: self.storm.is_some(),
+            reconnects: self.reconnect,
+            duration: self.duration,
+            open_timeout: self.open_timeout,
+            hold: self.hold,
+            settle: self.settle,
+            linger: self.linger,
+            stalled_wait: self.stalled_wait,
+            scenario: self.scenario,
+            midway: self.midway,
+            json: self.json,
+            workers,
+            publish,
+            warnings,
+        })
+    }
+
+    fn check_ranges(&self) -> Result<()> {
+        ensure!(self.streams + self.slow + self.stalled > 0, "--streams: nothing to open");
+        ensure!(self.payload >= payload::HEADER_LEN, "--payload: at least {} bytes, the header", payload::HEADER_LEN);
+        ensure!(self.rate >= 0.0 && self.rate.is_finite(), "--rate: not a rate");
+        ensure!(self.ramp > 0.0, "--ramp: must be above 0");
+        ensure!(self.slow_rate > 0, "--slow-rate: must be above 0; use --stalled for streams that do not read");
+        ensure!(self.churn.is_none_or(|churn| churn > 0.0 && churn.is_finite()), "--churn: not a rate");
+        ensure!(self.storm.is_none_or(|share| share > 0.0 && share <= 1.0), "--storm: a share, above 0 and up to 1");
+        ensure!(self.churn.is_none() || self.storm.is_none(), "--churn and --storm: one of them");
+        ensure!((1..=payload::INDEX_MAX).contains(&self.publishers), "--publishers: 1 to {}", payload::INDEX_MAX);
+        Ok(())
+    }
+
+    fn topic_names(&self) -> Result<Vec<String>> {
+        let topics: Vec<String> = match (&self.topics, self.topic_count) {
+            (Some(_), Some(_)) => bail!("--topics and --topic-count: one of them"),
+            (Some(names), None) => names.split(',').map(str::to_owned).collect(),
+            (None, count) => (0..count.unwrap_or(1)).map(|index| format!("load.{index}")).collect(),
+        };
+        ensure!((1..=payload::INDEX_MAX).contains(&topics.len()), "topics: 1 to {}", payload::INDEX_MAX);
+        let mut distinct = topics.clone();
+        distinct.sort();
+        distinct.dedup();
+        ensure!(distinct.len() == topics.len(), "--topics: a topic is named twice");
+        let per_stream = self.topics_per_stream.unwrap_or(topics.len());
+        ensure!((1..=topics.len()).contains(&per_stream), "--topics-per-stream: 1 to {}", topics.len());
+        Ok(topics)
+    }
+
+    fn endpoint(&self) -> Result<Endpoint> {
+        let subscribe = Target::parse(&self.url, "http", 80)?;
+        let dialect = self.dialect()?;
+        let publish = match self.publish {
+            PublishBy::Http => {
+                let url = self.publish_url.as_deref().map(|url| Target::parse(url, "http", 80)).transpose()?;
+                Via::Http { target: url.unwrap_or_else(|| subscribe.clone()), request: dialect.publish.clone() }
+            }
+            PublishBy::Redis => {
+                let target = Target::parse(&self.redis, "redis", 6379)?;
+                Via::Redis { target, channel_prefix: self.channel_prefix.clone() }
+            }
+        };
+        let admin = self.admin_url.as_deref().map(|url| Target::parse(url, "http", 80)).transpose()?;
+        let (server_pids, broker_pid) = (self.server_pid.clone(), self.broker_pid);
+        Ok(Endpoint { subscribe, dialect, publish, server_pids, broker_pid, admin })
+    }
+
+    fn dialect(&self) -> Result<Dialect> {
+        let mut dialect = match self.dialect {
+            Known::Fanwheel => Dialect::fanwheel(),
+            Known::Nchan => Dialect::nchan(),
+        };
+        if let Some(path) = &self.subscribe_path {
+            ensure!(path.starts_with('/') && path.contains("{topics}"), "--subscribe-path: a path with {{topics}}");
+            path.clone_into(&mut dialect.subscribe_path);
+        }
+        if let Some(separator) = &self.topic_separator {
+            separator.clone_into(&mut dialect.topic_separator);
+        }
+        dialect.open_on = self.open_on.unwrap_or(dialect.open_on);
+        self.change_publishing(&mut dialect.publish)?;
+        Ok(dialect)
+    }
+
+    fn change_publishing(&self, publish: &mut PublishRequest) -> Result<()> {
+        if let Some(request) = &self.publish_request {
+            let (method, path) = request.split_once(' ').context("--publish-request: METHOD PATH")?;
+            (publish.method, publish.path) = (method.to_owned(), path.to_owned());
+        }
+        if let Some(body) = &self.publish_body {
+            ensure!(body.matches("{payload}").count() == 1, "--publish-body: names {{payload}} once");
+            body.clone_into(&mut publish.body);
+        }
+        if let Some(headers) = &self.publish_headers {
+            publish.headers = headers.split('|').map(|header| header.trim().to_owned()).collect();
+        }
+        Ok(())
+    }
+
+    fn publish_plan(&self, endpoint: &Endpoint, topics: &[String], run: u32) -> Option<PublishPlan> {
+        let total = (self.rate * self.duration.as_secs_f64()).round() as u64;
+        let in_flight_default = if matches!(endpoint.publish, Via::Redis { .. }) { 10_000 } else { 64 };
+        (total > 0).then(|| PublishPlan {
+            via: endpoint.publish.clone(),
+            run,
+            topics: topics.to_vec(),
+            publishers: self.publishers,
+            schedule: self.schedule,
+            rate: self.rate,
+            total,
+            payload: self.payload,
+            in_flight_max: self.in_flight.unwrap_or(in_flight_default).max(1),
+        })
+    }
+
+    /// `auto`: as many as the descriptors demand, and one per core where there is enough to share.
+    fn processes(&self) -> Result<usize> {
+        let streams = self.streams + self.slow + self.stalled;
+        if self.processes == "auto" {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            return Ok(streams.div_ceil(STREAMS_PER_PROCESS_MAX).max(cores.min(streams.div_ceil(2_000))));
+        }
+        match self.processes.parse() {
+            Ok(processes) if processes > 0 => Ok(streams.min(processes)),
+            _ => bail!("--processes: a number or `auto`"),
+        }
+    }
+
+    fn worker_plans(&self, endpoint: &Endpoint, topics: &[String], run: u32, total: u64) -> Result<Vec<WorkerPlan>> {
+        let is_local = matches!(endpoint.subscribe.addr.ip(), IpAddr::V4(ip) if ip.is_loopback());
+        let processes = self.processes()?;
+        let (mut next_source, mut next_stream) = (0, 0);
+        let mut plans = Vec::new();
+        for index in 0..processes {
+            let part = |total| share(total, index, processes);
+            let mut plan = WorkerPlan {
+                target: endpoint.subscribe.clone(),
+                dialect: endpoint.dialect.clone(),
+                readers: part(self.streams),
+                slow: part(self.slow),
+                stalled: part(self.stalled),
+                slow_bytes_per_s: self.slow_rate,
+                first_stream: next_stream,
+                sources: Vec::new(),
+                streams_per_source: STREAMS_PER_SOURCE,
+                ramp: self.ramp / processes as f64,
+                opening_max: part(self.opening_max).max(1),
+                run,
+                topics: topics.to_vec(),
+                topics_per_stream: self.topics_per_stream.unwrap_or(topics.len()),
+                publishers: self.publishers,
+                payload: self.payload,
+                last_stride: (total / LAST_NOTES).next_power_of_two(),
+                disturbance: self.disturbance(processes),
+                reconnects: self.reconnect,
+                settle_ns: self.settle.as_nanos() as u64,
+            };
+            let sources = if is_local { plan.streams().div_ceil(STREAMS_PER_SOURCE) } else { 0 };
+            plan.sources = (next_source..next_source + sources).map(loopback_source).collect();
+            next_source += sources;
+            next_stream += plan.streams();
+            plans.push(plan);
+        }
+        Ok(plans)
+    }
+
+    fn disturbance(&self, processes: usize) -> Option<Disturbance> {
+        let for_ns = self.duration.as_nanos() as u64;
+        let churn = self.churn.map(|churn| Disturbance::Churn { per_s: churn / processes as f64, for_ns });
+        churn.or(self.storm.map(|share| Disturbance::Storm { after_ns: for_ns / 2, share }))
+    }
+}
+
+fn share(total: usize, index: usize, of: usize) -> usize {
+    total / of + usize::from(index < total % of)
+}
+
+fn loopback_source(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, 2 + (index % SOURCES_MAX) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn plan(flags: &str) -> Result<Plan> {
+        Line::try_parse_from(std::iter::once("run").chain(flags.split(' ')))?.flags.into_plan()
+    }
+
+    #[test]
+    fn defaults_make_a_plan() {
+        let plan = plan("--streams 3 --topics a").unwrap();
+        assert_eq!((plan.readers, plan.topics, plan.workers.len()), (3, 1, 1));
+        assert_eq!(plan.publish.unwrap().total, 100);
+    }
+
+    #[test]
+    fn every_stream_is_in_exactly_one_worker_and_addresses_are_not_shared() {
+        let plan = plan("--streams 12001 --topics a,b --stalled 5 --slow 7 --processes 3").unwrap();
+        assert_eq!(plan.workers.iter().map(|w| w.readers).sum::<usize>(), 12_001);
+        assert_eq!(plan.workers.iter().map(|w| w.slow).sum::<usize>(), 7);
+        assert_eq!(plan.workers.iter().map(|w| w.stalled).sum::<usize>(), 5);
+        let mut sources: Vec<_> = plan.workers.iter().flat_map(|w| w.sources.clone()).collect();
+        sources.dedup();
+        assert_eq!(sources.len(), 3);
+    }
+
+    #[test]
+    fn streams_take_their_topics_in_rotation_over_all_workers() {
+        let plan = plan("--streams 6 --topic-count 4 --topics-per-stream 2 --processes 2").unwrap();
+        let topics = |worker: usize, stream| plan.workers[worker].topics_of(stream).collect::<Vec<_>>();
+        assert_eq!(topics(0, 0), ["load.0", "load.1"]);
+        assert_eq!(topics(0, 1), ["load.2", "load.3"]);
+        assert_eq!(topics(1, 0), ["load.2", "load.3"]);
+        assert_eq!(plan.workers[1].first_topic(1), 0);
+    }
+
+    #[test]
+    fn a_flag_written_later_wins() {
+        let plan = plan("--streams 5 --topics a --streams 7 --topics b,c").unwrap();
+        assert_eq!((plan.readers, plan.topics), (7, 2));
+    }
+
+    #[test]
+    fn any_server_can_be_described() {
+        let plan = plan(
+            "--url http://127.0.0.1:1 --subscribe-path /s/{topics} --topic-separator + --open-on head \
+             --publish-url http://127.0.0.1:2 --publish-body {\"d\":\"{payload}\"} --topics a",
+        );
+        let endpoint = plan.unwrap().endpoint;
+        assert_eq!((endpoint.dialect.topic_separator.as_str(), endpoint.subscribe.addr.port()), ("+", 1));
+        let Via::Http { target, request } = endpoint.publish else {
+            panic!("by HTTP");
+        };
+        assert_eq!((target.addr.port(), request.body.as_str()), (2, "{\"d\":\"{payload}\"}"));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        for flags in [
+            "--streams 0 --topics a",
+            "--streams 1 --topics a,a",
+            "--streams 1 --topics a --topic-count 2",
+            "--streams 1 --topic-count 2 --topics-per-stream 3",
+            "--streams 1 --topics a --payload 10",
+            "--streams 1 --topics a --processes none",
+            "--streams 1 --topics a --url https://x",
+            "--streams 1 --topics a --publish redis --redis http://x",
+            "--streams 1 --topics a --storm 1.5",
+            "--streams 1 --topics a --storm 1 --churn 1",
+            "--streams 1 --topics a --publish-body x",
+            "--streams 1 --topics a --subscribe-path /x",
+            "--streams 1 --topics a --schedule never",
+        ] {
+            assert!(plan(flags).is_err(), "{flags}");
+        }
+    }
+
+    #[test]
+    fn rate_zero_publishes_nothing() {
+        assert!(plan("--streams 1 --topics a --rate 0").unwrap().publish.is_none());
+    }
+}
