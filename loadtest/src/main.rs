@@ -19,6 +19,7 @@ mod clock;
 mod dialect;
 mod http;
 mod latency;
+mod live;
 mod payload;
 mod procfs;
 mod publisher;
@@ -51,14 +52,15 @@ enum Verb {
 
 /// Exit codes: 0 passed, 1 failed, 2 usage (clap's own choice as well).
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().verb {
-        Verb::Run(flags) => match flags.into_plan() {
-            Ok(plan) => run::run(&plan),
-            Err(usage) => {
-                eprintln!("loadtest: {usage:#}");
-                return ExitCode::from(2);
-            }
-        },
+    let arguments = match run::Scenario::expand(std::env::args().collect()) {
+        Ok(arguments) => arguments,
+        Err(usage) => {
+            eprintln!("loadtest: {usage:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = match Cli::parse_from(arguments).verb {
+        Verb::Run(flags) => run::run(*flags),
         Verb::SwarmWorker => swarm::run_worker().map(|()| true),
     };
     match outcome {
@@ -66,7 +68,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("loadtest: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(if error.is::<run::Usage>() { 2 } else { 1 })
         }
     }
 }

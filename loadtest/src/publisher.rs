@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -82,8 +83,8 @@ pub(crate) struct Outcome {
 }
 
 impl PublishPlan {
-    /// Runs all publishers; returns when the last is through.
-    pub(crate) fn run(&self, start_ns: u64) -> Outcome {
+    /// Runs all publishers; returns when the last is through. `sent` is kept up to date.
+    pub(crate) fn run(&self, start_ns: u64, sent: &AtomicU64) -> Outcome {
         let mut outcome = Outcome::new(self);
         let frames = match self.via.frames(&self.topics, self.payload) {
             Ok(frames) => frames,
@@ -92,7 +93,7 @@ impl PublishPlan {
         let frames = frames.as_slice();
         thread::scope(|scope| {
             let publishers: Vec<_> = (0..self.publishers)
-                .map(|index| scope.spawn(move || Publisher::new(self, frames, index, start_ns).run()))
+                .map(|index| scope.spawn(move || Publisher::new(self, frames, index, start_ns).run(sent)))
                 .collect();
             for publisher in publishers {
                 match publisher.join() {
@@ -167,9 +168,12 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    fn run(mut self) -> Outcome {
+    fn run(mut self, sent: &AtomicU64) -> Outcome {
         while (self.next < self.count || !self.in_flight.is_empty()) && now_ns() < self.deadline_ns {
-            if let Err(error) = self.turn() {
+            let sent_before = self.outcome.sent;
+            let turned = self.turn();
+            sent.fetch_add(self.outcome.sent - sent_before, Ordering::Relaxed);
+            if let Err(error) = turned {
                 self.give_up_connection(&format!("{error:#}"));
                 thread::sleep(RECONNECT_WAIT);
             }
@@ -475,7 +479,7 @@ mod tests {
         let answer = |n| if n == 3 { "-OOM command not allowed\r\n" } else { ":2\r\n" };
         let target = serve(1, |line| line.starts_with("fw1 "), answer);
         let via = Via::Redis { target, channel_prefix: "p:".to_owned() };
-        let outcome = plan(via, 10, 1).run(now_ns());
+        let outcome = plan(via, 10, 1).run(now_ns(), &AtomicU64::new(0));
         assert_eq!((outcome.sent, outcome.accepted, outcome.refused, outcome.unanswered), (10, 9, 1, 0));
         // Event 3 is the second of topic b.
         let slot = &outcome.slots[1];
@@ -487,7 +491,7 @@ mod tests {
     fn http_publishes_are_pipelined_and_numbered_per_publisher_and_topic() {
         let ok = |_| "HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}";
         let target = serve(3, |line| line.contains("POST /topics/"), ok);
-        let outcome = plan(fanwheel(target), 20, 3).run(now_ns());
+        let outcome = plan(fanwheel(target), 20, 3).run(now_ns(), &AtomicU64::new(0));
         assert_eq!((outcome.sent, outcome.accepted), (20, 20));
         let counts: Vec<u64> = outcome.slots.iter().map(|slot| slot.count).collect();
         assert_eq!(counts, [4, 4, 3, 3, 3, 3]);
@@ -497,7 +501,7 @@ mod tests {
     fn a_server_that_hangs_up_leaves_its_publishes_uncertain() {
         let answer = |_| "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
         let target = serve(100, |line| line.contains("POST "), answer);
-        let outcome = plan(fanwheel(target), 6, 1).run(now_ns());
+        let outcome = plan(fanwheel(target), 6, 1).run(now_ns(), &AtomicU64::new(0));
         assert_eq!(outcome.accepted, 0);
         assert_eq!(outcome.refused + outcome.unanswered, 6);
         let uncertain: usize = outcome.slots.iter().map(|slot| slot.uncertain.len()).sum();

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 pub(crate) use self::table::grouped;
 
 use crate::latency::Latencies;
+use crate::run::Search;
 
 /// Everything `--json` writes.
 #[derive(Debug, Serialize)]
@@ -37,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) disturbance: Option<Disturbance>,
     pub(crate) slow: Option<Slow>,
     pub(crate) stalled: Option<Stalled>,
+    /// The other figures are those of the highest rate held.
+    pub(crate) search: Option<Search>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -272,6 +275,9 @@ impl Report {
             count(slow.slow_doubled, "deliveries doubled on slow streams");
             count(slow.slow_out_of_order, "deliveries out of order on slow streams");
             count(slow.slow_malformed, "events altered on the way to slow streams");
+        }
+        if self.search.as_ref().is_some_and(|search| search.held_events_per_s.is_none()) {
+            faults.push("no rate was held".to_owned());
         }
         if d.orders_seen > 1 {
             faults.push(format!("{} different orders of the same events", d.orders_seen));

@@ -14,12 +14,14 @@ mod gauge;
 mod options;
 mod plan;
 mod preflight;
+mod scenario;
+mod search;
 mod sum;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command as Process;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,10 +29,14 @@ use anyhow::{Context as _, Result};
 
 use self::gauge::{Gauge, or_remark};
 pub(crate) use self::options::Flags;
-pub(crate) use self::plan::Plan;
+pub(crate) use self::plan::Endpoint;
+use self::plan::Plan;
+pub(crate) use self::scenario::Scenario;
+pub(crate) use self::search::Search;
 use self::sum::Sum;
 use crate::clock::now_ns;
 use crate::http;
+use crate::live::Live;
 use crate::procfs::Cpu;
 use crate::publisher::Outcome;
 use crate::report::{Report, grouped};
@@ -46,24 +52,52 @@ const START_DELAY_NS: u64 = 20_000_000;
 /// Counters of the server worth comparing with what was seen.
 const METRICS: [&str; 2] = ["fanwheel_events_received_total", "fanwheel_deliveries_total"];
 
-/// Runs the plan, prints the report. True if it passed.
-pub(crate) fn run(plan: &Plan) -> Result<bool> {
-    let report = measure(plan)?;
+/// What is done half way through, if anything.
+type Midway<'a> = Option<&'a mut dyn FnMut() -> Result<()>>;
+
+/// Marks an error as one of usage.
+#[derive(Debug)]
+pub(crate) struct Usage;
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("usage")
+    }
+}
+
+/// Runs what the flags say, prints the report. True if it passed.
+pub(crate) fn run(flags: Flags) -> Result<bool> {
+    let json = flags.json.clone();
+    if let Some(scenario) = &flags.scenario {
+        eprintln!("{scenario}: {}", Scenario::load(scenario)?.summary);
+    }
+    let report = measure(flags)?;
     print!("{report}");
-    if let Some(path) = &plan.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))?;
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&report)?;
+        fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))?;
     }
     Ok(report.passed)
 }
 
-/// Runs the plan.
-pub(crate) fn measure(plan: &Plan) -> Result<Report> {
+/// Runs what the flags say.
+pub(crate) fn measure(flags: Flags) -> Result<Report> {
+    let endpoint = flags.endpoint().context(Usage)?;
+    match flags.search {
+        Some(steps) => search::search(&flags, &endpoint, steps, &mut |flags, endpoint| measure_once(flags, endpoint)),
+        None => measure_once(flags, &endpoint),
+    }
+}
+
+fn measure_once(flags: Flags, endpoint: &Endpoint) -> Result<Report> {
+    let command = flags.midway.clone();
+    let plan = flags.into_plan_for(endpoint.clone()).context(Usage)?;
     plan.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let mut run = Run::start(plan)?;
+    let mut midway = || command.as_deref().map_or(Ok(()), run_midway);
+    let mut run = Run::start(&plan)?;
     run.await_open()?;
     run.hold()?;
-    run.publish()?;
+    run.publish(Some(&mut midway))?;
     run.settle()?;
     run.await_stalled()?;
     run.finish()
@@ -79,7 +113,7 @@ struct Run<'a> {
     outcome: Option<Outcome>,
     publishers_cpu_s: f64,
     metrics_before: Option<BTreeMap<String, f64>>,
-    last_shown: Instant,
+    live: Live,
 }
 
 impl<'a> Run<'a> {
@@ -94,7 +128,7 @@ impl<'a> Run<'a> {
             outcome: None,
             publishers_cpu_s: 0.0,
             metrics_before: None,
-            last_shown: Instant::now(),
+            live: Live::new(),
         })
     }
 
@@ -110,7 +144,7 @@ impl<'a> Run<'a> {
         let total = self.plan.readers + self.plan.slow + self.plan.stalled;
         let settled = |p: &Progress| p.readers_opened + p.slow_opened + p.stalled_opened + p.failed >= total;
         while !settled(&self.take_answers()?) && started.elapsed() < self.plan.open_timeout {
-            self.show(|p| format!("{} of {} streams open, {} failed", grouped(p.open), grouped(total), p.failed));
+            self.show(|p, _| format!("{} of {} streams open, {} failed", grouped(p.open), grouped(total), p.failed));
         }
         self.opening_s = started.elapsed().as_secs_f64();
         self.gauge.handle_opened();
@@ -130,7 +164,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn publish(&mut self) -> Result<()> {
+    fn publish(&mut self, mut midway: Midway<'_>) -> Result<()> {
         let plan = self.plan;
         self.start_ns = now_ns() + START_DELAY_NS;
         let start_ns = self.start_ns;
@@ -140,34 +174,41 @@ impl<'a> Run<'a> {
         };
         self.metrics_before = plan.endpoint.admin.as_ref().and_then(|admin| or_remark(scrape(admin)));
         self.gauge.handle_start();
-        let (own_before, is_over) = (Cpu::own(), AtomicBool::new(false));
+        let (own_before, is_over, sent) = (Cpu::own(), AtomicBool::new(false), AtomicU64::new(0));
         let outcome = thread::scope(|scope| {
             let publisher = scope.spawn(|| {
-                let outcome = publish.run(start_ns);
+                let outcome = publish.run(start_ns, &sent);
                 is_over.store(true, Ordering::Release);
                 outcome
             });
-            let mut midway = plan.midway.as_deref();
             while !is_over.load(Ordering::Acquire) && !publisher.is_finished() {
                 self.take_answers()?;
                 let is_midway = now_ns() >= start_ns + plan.duration.as_nanos() as u64 / 2;
-                if let Some(command) = midway.take_if(|_| is_midway) {
-                    run_midway(command)?;
+                if let Some(act) = midway.take_if(|_| is_midway) {
+                    act()?;
                 }
-                self.show(|p| {
-                    let latency_ms = p.latency_max_ns as f64 / 1e6;
-                    format!(
-                        "publishing; {} deliveries, {} open, latency up to {latency_ms:.1} ms",
-                        grouped(p.received),
-                        grouped(p.open)
-                    )
-                });
+                self.show_deliveries(sent.load(Ordering::Relaxed));
             }
             publisher.join().map_err(|_| anyhow::anyhow!("the publishers panicked"))
         })?;
         self.publishers_cpu_s = Cpu::own().since(own_before).total_s();
         self.outcome = Some(outcome);
         Ok(())
+    }
+
+    fn show_deliveries(&mut self, sent: u64) {
+        let each = self.plan.topics_per_stream as f64 / self.plan.topics as f64;
+        self.show(|p, rate| {
+            let wanted = (sent as f64 * each * p.readers_opened as f64) as u64;
+            format!(
+                "{} deliveries/s · latency up to {:.1} ms · {} open · {} not there yet · {} resets",
+                grouped(rate as u64),
+                p.latency_max_ns as f64 / 1e6,
+                grouped(p.open),
+                grouped(wanted.saturating_sub(p.received)),
+                grouped(p.resets),
+            )
+        });
     }
 
     /// Until everything expected has come, or nothing more does.
@@ -205,7 +246,7 @@ impl<'a> Run<'a> {
             && started.elapsed() < self.plan.stalled_wait
         {
             progress = self.take_answers()?;
-            self.show(|p| format!("{} of {} stalled streams closed", p.stalled_closed, p.stalled_opened));
+            self.show(|p, _| format!("{} of {} stalled streams closed", p.stalled_closed, p.stalled_opened));
         }
         Ok(())
     }
@@ -254,12 +295,10 @@ impl<'a> Run<'a> {
         Some(grown.collect())
     }
 
-    /// Progress for people, once a second.
-    fn show(&mut self, line: impl FnOnce(&Progress) -> String) {
-        if self.last_shown.elapsed() >= Duration::from_secs(1) {
-            eprintln!("… {}", line(&self.crew.progress()));
-            self.last_shown = Instant::now();
-        }
+    /// `line` is told how things stand, and how many deliveries a second there are.
+    fn show(&mut self, line: impl FnOnce(&Progress, f64) -> String) {
+        let progress = self.crew.progress();
+        self.live.show(progress.received, |rate| line(&progress, rate));
     }
 }
 

@@ -1,7 +1,6 @@
 //! Flags as written → a plan as meant, once.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -50,8 +49,6 @@ pub(crate) struct Plan {
     pub(super) stalled: usize,
     /// `None` when nothing is to be published.
     pub(super) publish: Option<PublishPlan>,
-    /// Half way through publishing.
-    pub(super) midway: Option<String>,
     pub(super) has_storm: bool,
     pub(super) reconnects: bool,
     pub(super) duration: Duration,
@@ -60,19 +57,12 @@ pub(crate) struct Plan {
     pub(super) settle: Duration,
     pub(super) linger: Option<Duration>,
     pub(super) stalled_wait: Duration,
-    pub(super) json: Option<PathBuf>,
     /// Remarks of the preflight that do not stop the run.
     pub(super) warnings: Vec<String>,
 }
 
 impl Flags {
     /// Checks the flags, and whether this machine can carry what they ask for.
-    pub(crate) fn into_plan(self) -> Result<Plan> {
-        let endpoint = self.endpoint()?;
-        self.into_plan_for(endpoint)
-    }
-
-    /// The same for a server that the flags do not name.
     pub(crate) fn into_plan_for(self, endpoint: Endpoint) -> Result<Plan> {
         self.check_ranges()?;
         let topics = self.topic_names()?;
@@ -99,8 +89,6 @@ impl Flags {
             linger: self.linger,
             stalled_wait: self.stalled_wait,
             scenario: self.scenario,
-            midway: self.midway,
-            json: self.json,
             workers,
             publish,
             warnings,
@@ -136,7 +124,8 @@ impl Flags {
         Ok(topics)
     }
 
-    fn endpoint(&self) -> Result<Endpoint> {
+    /// The server that the flags describe.
+    pub(super) fn endpoint(&self) -> Result<Endpoint> {
         let subscribe = Target::parse(&self.url, "http", 80)?;
         let dialect = self.dialect()?;
         let publish = match self.publish {
@@ -280,7 +269,9 @@ mod tests {
     }
 
     fn plan(flags: &str) -> Result<Plan> {
-        Line::try_parse_from(std::iter::once("run").chain(flags.split(' ')))?.flags.into_plan()
+        let flags = Line::try_parse_from(std::iter::once("run").chain(flags.split(' ')))?.flags;
+        let endpoint = flags.endpoint()?;
+        flags.into_plan_for(endpoint)
     }
 
     #[test]

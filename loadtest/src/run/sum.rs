@@ -171,6 +171,7 @@ impl<'a> Sum<'a> {
             disturbance: self.disturbance(),
             slow: self.slow(),
             stalled: self.stalled(),
+            search: None,
         }
     }
 
