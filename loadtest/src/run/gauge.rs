@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use super::plan::Endpoint;
-use crate::clock::now_ns;
 use crate::procfs::{self, Cpu};
 use crate::swarm::Progress;
 
@@ -20,7 +19,6 @@ pub(super) struct Gauge {
     /// At the last time deliveries were seen to come.
     after: Usage,
     pub(super) received: u64,
-    pub(super) received_at_ns: u64,
 }
 
 /// CPU so far.
@@ -68,11 +66,10 @@ impl Gauge {
         self.after = Usage::default();
     }
 
-    /// Notes the time and the CPU used whenever more has been received.
+    /// Notes the CPU used whenever more has been received.
     pub(super) fn handle_progress(&mut self, progress: &Progress) {
         if progress.received > self.received {
             self.received = progress.received;
-            self.received_at_ns = now_ns();
             self.after = self.usage();
         }
     }

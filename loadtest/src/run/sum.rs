@@ -35,6 +35,8 @@ pub(super) struct Sum<'a> {
     censored: u64,
     orders_seen: u64,
     stalled_closed_ns: Vec<u64>,
+    /// When the last event was received.
+    received_at_ns: u64,
     cpu: Cpu,
     opening_cpu_s: f64,
     /// The largest share of its time that a worker was busy.
@@ -67,6 +69,7 @@ impl<'a> Sum<'a> {
             censored: 0,
             orders_seen: 0,
             stalled_closed_ns: Vec::new(),
+            received_at_ns: 0,
             cpu: Cpu::default(),
             opening_cpu_s: 0.0,
             busy_share: None,
@@ -90,8 +93,9 @@ impl<'a> Sum<'a> {
 
     fn merge(&mut self, done: Done) {
         let cpu = Cpu { user_s: done.cpu_user_s, system_s: done.cpu_system_s };
-        if done.busy_s > 0.0 {
-            let share = cpu.total_s() / done.busy_s;
+        self.received_at_ns = self.received_at_ns.max(done.received_at_ns);
+        if done.received_at_ns > self.start_ns {
+            let share = cpu.total_s() * 1e9 / (done.received_at_ns - self.start_ns) as f64;
             self.busy_share = Some(self.busy_share.map_or(share, |largest| largest.max(share)));
         }
         self.cpu = self.cpu.plus(cpu);
@@ -163,7 +167,7 @@ impl<'a> Sum<'a> {
             setup: self.setup(),
             opening: self.opening(opening_s, gauge),
             publishing: self.publishing(),
-            deliveries: self.deliveries(gauge),
+            deliveries: self.deliveries(),
             latency: Latency::of(&self.publish_to_receive, &self.intended_to_receive, &self.publish_to_last),
             server: self.server(gauge, pss_after),
             server_metrics: None,
@@ -195,10 +199,10 @@ impl<'a> Sum<'a> {
         }
     }
 
-    fn deliveries(&self, gauge: &Gauge) -> Deliveries {
+    fn deliveries(&self) -> Deliveries {
         let (v, counts) = (&self.readers.verdict, &self.readers.counts);
         let first_ns = self.outcome.and_then(|outcome| outcome.first_sent_ns);
-        let seconds = first_ns.map(|first| gauge.received_at_ns.saturating_sub(first) as f64 / 1e9);
+        let seconds = first_ns.map(|first| self.received_at_ns.saturating_sub(first) as f64 / 1e9);
         Deliveries {
             expected: v.expected,
             received: v.received,

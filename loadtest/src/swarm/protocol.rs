@@ -161,8 +161,8 @@ pub(crate) struct Done {
     pub(crate) cpu_user_s: f64,
     pub(crate) cpu_system_s: f64,
     pub(crate) opening_cpu_s: f64,
-    /// Between `Start` and the last event received.
-    pub(crate) busy_s: f64,
+    /// When a reader received the last event.
+    pub(crate) received_at_ns: u64,
     /// The first thing that went wrong with a stream.
     pub(crate) first_error: Option<String>,
 }

@@ -307,7 +307,7 @@ impl Worker {
             cpu_user_s: cpu.user_s,
             cpu_system_s: cpu.system_s,
             opening_cpu_s,
-            busy_s: seen.received_at_ns.saturating_sub(start_ns) as f64 / 1e9,
+            received_at_ns: seen.received_at_ns,
             first_error: self.first_error.take(),
         }
     }

@@ -1,7 +1,7 @@
 //! A small SSE server with faults planted at known places.
 //!
-//! Every stream gets everything that is posted, in one order. A plan may change what one stream
-//! gets in place of one event.
+//! Every stream gets everything that is posted on its topics, in one order. A plan may change what
+//! one stream gets in place of one event.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,6 +20,16 @@ pub(crate) enum Fault {
     DropTold,
     /// A byte of its filler is changed.
     Alter,
+    /// A digit of its sequence number is changed.
+    AlterHeader,
+    /// Its last bytes are missing.
+    CutShort,
+    /// It comes so many milliseconds late, and what follows it with it.
+    Delay(u64),
+    /// It comes although its topic was not asked for.
+    Misdirect,
+    /// It comes in one event with the one that follows it, as JSON.
+    Join,
     /// The stream ends in its place.
     Close,
     /// Its publish is answered with 503, and nobody gets it.
@@ -37,7 +47,10 @@ struct Shared {
 
 struct Stream {
     socket: Option<TcpStream>,
+    /// As they stand in the request: percent-encoded.
+    topics: Vec<String>,
     held_back: Option<String>,
+    joined: Option<String>,
 }
 
 /// Starts a server on a port of its own; it lives as long as the test process.
@@ -72,29 +85,32 @@ fn serve(mut socket: TcpStream, shared: &Mutex<Shared>) -> io::Result<()> {
             }
         }
         if request.starts_with("GET /events") {
-            return subscribe(socket, shared);
+            let query = request.split([' ', '?']).nth(2).unwrap_or_default();
+            let topics = query.split('&').filter_map(|pair| Some(pair.strip_prefix("topic=")?.to_owned()));
+            return subscribe(socket, topics.collect(), shared);
         }
+        let topic = request.split([' ', '/']).nth(3).unwrap_or_default().to_owned();
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        let accepted = shared.lock().unwrap().publish(&String::from_utf8(body).unwrap());
+        let accepted = shared.lock().unwrap().publish(&topic, &String::from_utf8(body).unwrap());
         let status = if accepted { "202 Accepted" } else { "503 Service Unavailable" };
         write!(socket, "HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")?;
     }
 }
 
-fn subscribe(mut socket: TcpStream, shared: &Mutex<Shared>) -> io::Result<()> {
+fn subscribe(mut socket: TcpStream, topics: Vec<String>, shared: &Mutex<Shared>) -> io::Result<()> {
     socket.set_nodelay(true)?;
     socket.set_write_timeout(Some(Duration::from_millis(300)))?;
     let mut shared = shared.lock().unwrap();
     socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
     send(&mut socket, ":\n")?;
     send(&mut socket, "event: fanwheel.open\nretry: 1000\ndata: {\"topics\":[],\"resumed\":false}\n\n")?;
-    shared.streams.push(Stream { socket: Some(socket), held_back: None });
+    shared.streams.push(Stream { socket: Some(socket), topics, held_back: None, joined: None });
     Ok(())
 }
 
 impl Shared {
-    fn publish(&mut self, data: &str) -> bool {
+    fn publish(&mut self, topic: &str, data: &str) -> bool {
         let event = self.published;
         self.published += 1;
         if self.plan.iter().any(|&(_, at, fault)| at == event && fault == Fault::Refuse) {
@@ -102,7 +118,10 @@ impl Shared {
         }
         for (index, stream) in self.streams.iter_mut().enumerate() {
             let planned = self.plan.iter().find(|(s, e, _)| (*s, *e) == (index, event));
-            stream.deliver(planned.map(|&(_, _, fault)| fault), data);
+            let fault = planned.map(|&(_, _, fault)| fault);
+            if fault == Some(Fault::Misdirect) || stream.topics.iter().any(|own| own == topic) {
+                stream.deliver(fault, data);
+            }
         }
         true
     }
@@ -110,13 +129,27 @@ impl Shared {
 
 impl Stream {
     fn deliver(&mut self, fault: Option<Fault>, data: &str) {
-        let block = format!("data: {data}\n\n");
+        let block = match self.joined.take() {
+            Some(other) => format!("data: [\"{other}\",\ndata: \"{data}\"]\n\n"),
+            None => format!("data: {data}\n\n"),
+        };
         let mut blocks = match fault {
-            None | Some(Fault::Refuse) => vec![block],
+            None | Some(Fault::Refuse | Fault::Misdirect) => vec![block],
             Some(Fault::Drop) => Vec::new(),
             Some(Fault::Double) => vec![block.clone(), block],
             Some(Fault::DropTold) => vec!["event: fanwheel.reset\ndata: {\"reason\":\"gap\"}\n\n".to_owned()],
             Some(Fault::Alter) => vec![block.replace("x\n", "y\n")],
+            Some(Fault::AlterHeader) => {
+                // "fw1 ", the run, the publisher and the topic stand before the sequence number.
+                let (before, digits) = data.split_at("fw1 00000000 0000 0000 ".len());
+                vec![format!("data: {before}7{}\n\n", &digits[1..])]
+            }
+            Some(Fault::CutShort) => vec![format!("data: {}\n\n", &data[..data.len() - 5])],
+            Some(Fault::Delay(ms)) => {
+                thread::sleep(Duration::from_millis(ms));
+                vec![block]
+            }
+            Some(Fault::Join) => return self.joined = Some(data.to_owned()),
             Some(Fault::Swap) => return self.held_back = Some(block),
             Some(Fault::Close) => return self.socket = None,
         };

@@ -1,0 +1,297 @@
+//! `loadtest run` against a server with planted faults: each is reported, with the right count.
+#![allow(clippy::unwrap_used)]
+
+mod faulty;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use faulty::Fault;
+use serde_json::Value;
+
+/// The exit code and the JSON of a run.
+fn run(url: &str, flags: &str) -> (i32, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["run", "--url", url, "--hold", "0", "--settle", "1s", "--json"])
+        .arg(&json)
+        .args((!flags.contains("--topic")).then_some("--topics=a,b/c"))
+        .args(flags.split_ascii_whitespace())
+        .output()
+        .unwrap();
+    let text = std::fs::read_to_string(&json).unwrap_or_else(|_| {
+        panic!("no report: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    (output.status.code().unwrap(), serde_json::from_str(&text).unwrap())
+}
+
+const SHORT: &str = "--streams 12 --processes 2 --rate 100 --duration 500ms";
+
+/// Runs with these faults and returns the exit code and the deliveries.
+fn with_faults(plan: faulty::Plan) -> (i32, Value) {
+    let (code, report) = run(&faulty::start(plan), SHORT);
+    (code, report["deliveries"].clone())
+}
+
+/// The counts that are not 0, of those that say something was wrong.
+fn wrong(deliveries: &Value) -> Vec<(&str, u64)> {
+    ["lost", "told", "doubled", "out_of_order", "phantoms", "malformed", "foreign", "missed_after_close"]
+        .into_iter()
+        .map(|name| (name, deliveries[name].as_u64().unwrap()))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+#[test]
+fn a_clean_run_reports_no_fault() {
+    let (code, report) = run(
+        &faulty::start(Vec::new()),
+        "--streams 30 --processes 3 --publishers 3 --rate 300 --duration 500ms --payload 200",
+    );
+    let deliveries = &report["deliveries"];
+    assert_eq!((code, &report["passed"]), (0, &Value::Bool(true)), "{report:#}");
+    assert_eq!(wrong(deliveries), []);
+    assert_eq!(deliveries["expected"], 30 * 150);
+    assert_eq!(deliveries["received"], 30 * 150);
+    assert_eq!(deliveries["orders_seen"], 1);
+    assert_eq!(report["setup"]["processes"], 3);
+    assert!(report["latency"]["p99_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["server"], Value::Null);
+}
+
+#[test]
+fn a_dropped_event_is_lost() {
+    let (code, deliveries) = with_faults(vec![(3, 7, Fault::Drop)]);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("lost", 1)]));
+}
+
+#[test]
+fn the_first_and_the_last_event_are_lost_like_others() {
+    let (code, deliveries) = with_faults(vec![(0, 0, Fault::Drop), (11, 49, Fault::Drop)]);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("lost", 2)]));
+}
+
+#[test]
+fn a_doubled_event_is_doubled() {
+    let (code, deliveries) = with_faults(vec![(5, 20, Fault::Double)]);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("doubled", 1)]));
+}
+
+#[test]
+fn two_swapped_events_are_one_out_of_order() {
+    let url = faulty::start(vec![(5, 20, Fault::Swap)]);
+    let (code, report) = run(&url, &format!("{SHORT} --topics one"));
+    assert_eq!((code, wrong(&report["deliveries"])), (1, vec![("out_of_order", 1)]));
+}
+
+#[test]
+fn events_of_different_topics_have_no_order() {
+    // Topics take turns: event 20 of the one changes places with event 21 of the other.
+    let (code, deliveries) = with_faults(vec![(5, 20, Fault::Swap)]);
+    assert_eq!((code, wrong(&deliveries), &deliveries["orders_seen"]), (0, Vec::new(), &1.into()));
+}
+
+#[test]
+fn several_faults_are_counted_apart() {
+    let plan = vec![(1, 4, Fault::Drop), (1, 9, Fault::Double), (2, 9, Fault::Double), (3, 9, Fault::Alter)];
+    let (code, deliveries) = with_faults(plan);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("lost", 1), ("doubled", 2), ("malformed", 1)]));
+}
+
+#[test]
+fn whatever_is_altered_in_an_event_is_noticed() {
+    // With an altered number nobody can say which event it was: it is lost as well.
+    let plan = vec![(1, 4, Fault::Alter), (2, 5, Fault::AlterHeader), (3, 6, Fault::CutShort)];
+    let (code, deliveries) = with_faults(plan);
+    assert_eq!((code, wrong(&deliveries)), (1, vec![("lost", 1), ("malformed", 3)]));
+}
+
+#[test]
+fn an_event_of_a_topic_that_was_not_asked_for_is_no_delivery() {
+    // Each stream reads one of two topics; event 7 is of the second, stream 0 reads the first.
+    let url = faulty::start(vec![(0, 7, Fault::Misdirect)]);
+    let (code, report) = run(&url, &format!("{SHORT} --processes 1 --topic-count 2 --topics-per-stream 1"));
+    let deliveries = &report["deliveries"];
+    assert_eq!((code, wrong(deliveries)), (1, vec![("malformed", 1)]), "{report:#}");
+    assert_eq!(deliveries["received"], 12 * 25);
+}
+
+#[test]
+fn a_late_event_shows_in_the_latencies_of_its_stream_and_of_the_last_one() {
+    let url = faulty::start(vec![(11, 20, Fault::Delay(300))]);
+    let (code, report) = run(&url, SHORT);
+    assert_eq!((code, wrong(&report["deliveries"])), (0, Vec::new()));
+    for figure in ["max_ms", "last_max_ms", "intended_max_ms"] {
+        let ms = report["latency"][figure].as_f64().unwrap();
+        assert!((300.0..5_000.0).contains(&ms), "{figure} = {ms}");
+    }
+}
+
+#[test]
+fn a_lost_event_counts_as_a_latency_up_to_the_end_of_the_run() {
+    let url = faulty::start(vec![(3, 7, Fault::Drop)]);
+    let (_, report) = run(&url, SHORT);
+    assert_eq!(report["deliveries"]["censored"], 1);
+    // It waits a second for what is missing.
+    let latency = &report["latency"];
+    for figure in ["max_ms", "intended_max_ms", "last_max_ms"] {
+        assert!(latency[figure].as_f64().unwrap() > 1_000.0, "{figure}: {latency:#}");
+    }
+    assert!(latency["p50_ms"].as_f64().unwrap() < 1_000.0, "{latency:#}");
+}
+
+#[test]
+fn payloads_are_found_inside_of_other_texts_and_several_to_an_event() {
+    let url = faulty::start(vec![(4, 10, Fault::Join), (4, 31, Fault::Join)]);
+    let wrapped = "--publish-body {\"from\":\"{topic}\",\"data\":\"{payload}\"}";
+    let (code, report) = run(&url, &format!("{SHORT} {wrapped}"));
+    let deliveries = &report["deliveries"];
+    assert_eq!((code, wrong(deliveries)), (0, Vec::new()), "{report:#}");
+    assert_eq!(deliveries["received"], 12 * 50);
+}
+
+const LIVELY: &str = "--streams 12 --processes 2 --topics a --rate 100 --duration 1s --settle 1s";
+
+#[test]
+fn streams_that_come_and_go_are_judged_life_by_life() {
+    let url = faulty::start(Vec::new());
+    let (code, report) = run(&url, &format!("{LIVELY} --churn 20"));
+    assert_eq!((code, &report["passed"]), (0, &true.into()), "{report:#}");
+    assert_eq!((&report["disturbance"]["cut"], &report["disturbance"]["reopened"]), (&20.into(), &20.into()));
+    assert_eq!(report["deliveries"]["lives"], 32);
+    let received = report["deliveries"]["received"].as_u64().unwrap();
+    // A stream that was open all the time has 100; twenty changes cost a few of them each.
+    assert!((1_000..=1_200).contains(&received), "{received}");
+}
+
+#[test]
+fn a_loss_in_a_later_life_is_found() {
+    // The server's streams from the twelfth on are those that came back.
+    let url = faulty::start(vec![(12, 70, Fault::Drop), (15, 80, Fault::Double)]);
+    let (code, report) = run(&url, &format!("{LIVELY} --storm 1"));
+    let deliveries = &report["deliveries"];
+    assert_eq!(code, 1, "{report:#}");
+    assert_eq!((&deliveries["lost"], &deliveries["doubled"], &deliveries["lives"]), (&1.into(), &1.into(), &24.into()));
+    let disturbance = &report["disturbance"];
+    assert_eq!((&disturbance["cut"], &disturbance["reopened"]), (&12.into(), &12.into()));
+    assert!(disturbance["storm_over_s"].as_f64().unwrap() < 5.0);
+}
+
+#[test]
+fn a_stream_that_the_server_ended_comes_back_when_it_was_told_to() {
+    // The server says `retry: 1000`; the third second finds the stream back.
+    let url = faulty::start(vec![(3, 20, Fault::Close)]);
+    let (code, report) = run(&url, &format!("{LIVELY} --duration 3s --reconnect"));
+    let disturbance = &report["disturbance"];
+    assert_eq!((code, &disturbance["ended_by_server"], &disturbance["reopened"]), (0, &1.into(), &1.into()));
+    let waited_ms = disturbance["reopen_p50_ms"].as_f64().unwrap();
+    assert!((1_000.0..2_500.0).contains(&waited_ms), "{waited_ms}");
+    let missed = report["deliveries"]["missed_after_close"].as_u64().unwrap();
+    assert!((80..=250).contains(&missed), "{missed}");
+}
+
+#[test]
+fn slow_streams_are_judged_apart() {
+    let url = faulty::start(vec![(0, 3, Fault::Drop)]);
+    let flags = "--streams 0 --slow 1 --slow-rate 4000 --topics a --rate 20 --duration 1s --settle 2s";
+    let (code, report) = run(&url, flags);
+    let slow = &report["slow"];
+    assert_eq!((code, &slow["slow_lost"], &slow["slow_received"]), (1, &1.into(), &19.into()), "{report:#}");
+    assert_eq!(report["deliveries"]["received"], 0);
+}
+
+#[test]
+fn a_search_ends_with_the_highest_rate_held() {
+    let url = faulty::start(Vec::new());
+    let (code, report) = run(&url, "--streams 2 --rate 50 --duration 300ms --search 2 --search-p99-ms 2000");
+    assert_eq!((code, &report["search"]["held_events_per_s"]), (0, &100.0.into()), "{report:#}");
+    assert_eq!(report["search"]["steps"].as_array().unwrap().len(), 2);
+    // Nothing holds a microsecond.
+    let (code, report) = run(&url, "--streams 2 --rate 50 --duration 300ms --search 1 --search-p99-ms 0.001");
+    assert_eq!((code, &report["search"]["held_events_per_s"]), (1, &Value::Null));
+}
+
+#[test]
+fn a_loss_that_a_reset_tells_is_told() {
+    let (code, deliveries) = with_faults(vec![(3, 7, Fault::DropTold)]);
+    assert_eq!((code, wrong(&deliveries)), (0, vec![("told", 1)]));
+    assert_eq!((&deliveries["resets"], &deliveries["resets_by_reason"]["gap"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn streams_that_disagree_about_the_order_of_two_publishers_are_noticed() {
+    let url = faulty::start(vec![(4, 10, Fault::Swap)]);
+    let (code, report) = run(&url, "--streams 12 --rate 100 --duration 500ms --publishers 50");
+    assert_eq!((code, &report["deliveries"]["orders_seen"]), (1, &2.into()), "{report:#}");
+}
+
+#[test]
+fn a_stream_that_the_server_ends_is_not_called_loss_but_fails_the_run() {
+    let (code, report) = run(&faulty::start(vec![(3, 30, Fault::Close)]), SHORT);
+    assert_eq!((code, &report["opening"]["closed_early"]), (1, &1.into()));
+    assert_eq!(wrong(&report["deliveries"]), [("missed_after_close", 20)]);
+}
+
+#[test]
+fn a_refused_publish_is_not_a_lost_delivery() {
+    let (code, report) = run(&faulty::start(vec![(0, 7, Fault::Refuse)]), SHORT);
+    assert_eq!((code, wrong(&report["deliveries"])), (0, Vec::new()));
+    assert_eq!((&report["publishing"]["refused"], &report["publishing"]["accepted"]), (&1.into(), &49.into()));
+}
+
+#[test]
+fn stalled_streams_are_seen_to_be_closed_though_they_do_not_read() {
+    let url = faulty::start(Vec::new());
+    let flags = "--streams 2 --stalled 3 --rate 50 --duration 2s --payload 200000 --stalled-wait 20s";
+    let (_, report) = run(&url, flags);
+    let stalled = &report["stalled"];
+    assert_eq!((&stalled["stalled_opened"], &stalled["stalled_closed"]), (&3.into(), &3.into()), "{report:#}");
+    assert!(stalled["stalled_close_max_s"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_server_process_is_measured_when_named() {
+    let flags = format!("{SHORT} --linger 0 --server-pid {}", std::process::id());
+    let (_, report) = run(&faulty::start(Vec::new()), &flags);
+    for figure in ["pss_before_bytes", "pss_idle_bytes", "pss_loaded_bytes", "pss_after_bytes", "server_user_s"] {
+        assert!(report["server"][figure].is_number(), "{figure}: {report:#}");
+    }
+}
+
+#[test]
+fn streams_that_cannot_open_fail_the_run() {
+    let (code, report) = run("http://127.0.0.1:9", "--streams 3 --rate 0 --open-timeout 5s");
+    assert_eq!((code, &report["opening"]["failed"]), (1, &3.into()));
+}
+
+#[test]
+fn no_two_figures_of_the_report_have_the_same_name() {
+    fn leaves<'a>(value: &'a Value, names: &mut Vec<&'a str>) {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            if value.is_object() {
+                leaves(value, names);
+            } else {
+                names.push(name);
+            }
+        }
+    }
+    let flags = format!(
+        "{SHORT} --slow 1 --churn 9 --search 1 --stalled 1 --stalled-wait 0 --server-pid {}",
+        std::process::id()
+    );
+    let (_, report) = run(&faulty::start(Vec::new()), &flags);
+    let mut names = Vec::new();
+    leaves(&report, &mut names);
+    assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "{names:?}");
+    assert!(names.len() > 90);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    for flags in [["--streams", "x"], ["--streams", "0"], ["--payload", "3"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+        let output = command.args(["run", "--topics", "a"]).args(flags).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+    }
+}
