@@ -79,14 +79,6 @@ fn parse_open_files(limits: &str) -> Option<u64> {
     }
 }
 
-/// How many source ports one address has towards one destination.
-pub(crate) fn ephemeral_ports() -> Option<u64> {
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut bounds = range.split_ascii_whitespace().map(str::parse::<u64>);
-    let (low, high) = (bounds.next()?.ok()?, bounds.next()?.ok()?);
-    Some((high + 1).saturating_sub(low))
-}
-
 /// States of TCP sockets in the tables of /proc/net, as the kernel numbers them.
 pub(crate) const TCP_ESTABLISHED: u8 = 1;
 /// The peer has sent FIN, this side has not closed.

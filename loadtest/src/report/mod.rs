@@ -5,11 +5,13 @@
 
 mod table;
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 pub(crate) use self::table::grouped;
 
+use crate::assertion::Assertion;
 use crate::latency::Latencies;
 use crate::run::Search;
 
@@ -34,6 +36,8 @@ pub(crate) struct Report {
     pub(crate) server: Option<Server>,
     /// What the server's own counters grew by while publishing.
     pub(crate) server_metrics: Option<BTreeMap<String, f64>>,
+    /// `None` where the kernel's books cannot be read.
+    pub(crate) kernel: Option<Kernel>,
     pub(crate) client: Client,
     pub(crate) disturbance: Option<Disturbance>,
     pub(crate) slow: Option<Slow>,
@@ -50,6 +54,8 @@ pub(crate) enum Bottleneck {
     Subscribers,
     /// The schedule was not held.
     Publishers,
+    /// No core had time left.
+    Machine,
 }
 
 #[derive(Debug, Serialize)]
@@ -176,6 +182,17 @@ pub(crate) struct Server {
 }
 
 #[derive(Debug, Serialize)]
+pub(crate) struct Kernel {
+    /// The server's side: growth less what the subscribers' sockets cost.
+    pub(crate) kernel_per_stream_bytes: f64,
+    /// Both sides.
+    pub(crate) kernel_growth_bytes: i64,
+    pub(crate) kernel_client_socket_bytes: i64,
+    /// Caches that are not listed and so not counted.
+    pub(crate) kernel_absent: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
 pub(crate) struct Client {
     pub(crate) subscribers_user_s: f64,
     pub(crate) subscribers_system_s: f64,
@@ -184,6 +201,9 @@ pub(crate) struct Client {
     pub(crate) subscribers_busy_share: Option<f64>,
     pub(crate) publishers_cpu_s: f64,
     pub(crate) publishers_us_per_delivery: Option<f64>,
+    /// All cores, from the first event to the last; and what a hypervisor gave to others.
+    pub(crate) machine_busy_share: Option<f64>,
+    pub(crate) machine_steal_share: Option<f64>,
 }
 
 /// Streams that ended on the way and were opened again.
@@ -254,6 +274,16 @@ impl Latency {
 }
 
 impl Report {
+    /// An assertion that does not hold makes the run fail.
+    pub(crate) fn hold_to(&mut self, assertion: &Assertion) -> Result<()> {
+        let outcome = assertion.check(&serde_json::to_value(&*self)?).context("--assert")?;
+        if !outcome.holds {
+            self.passed = false;
+            self.faults.push(format!("asserted otherwise: {}", outcome.values));
+        }
+        Ok(())
+    }
+
     /// What makes a run fail.
     pub(crate) fn find_faults(&mut self) {
         let d = &self.deliveries;

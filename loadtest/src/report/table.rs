@@ -138,6 +138,12 @@ impl Report {
         } else {
             table.line("server CPU and PSS", "not measured (--server-pid)")?;
         }
+        if let Some(k) = &self.kernel {
+            table.line(
+                "kernel memory",
+                &format!("{:.0} bytes per stream on the server's side", k.kernel_per_stream_bytes),
+            )?;
+        }
         for (name, grown) in self.server_metrics.iter().flatten() {
             table.line(name, &grouped(grown.round() as u64))?;
         }

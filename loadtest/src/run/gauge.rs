@@ -3,6 +3,8 @@
 use anyhow::Result;
 
 use super::plan::Endpoint;
+use crate::kernel::{Growth, Snapshot};
+use crate::machine::{Busy, Ticks};
 use crate::procfs::{self, Cpu};
 use crate::swarm::Progress;
 
@@ -18,20 +20,25 @@ pub(super) struct Gauge {
     before: Usage,
     /// At the last time deliveries were seen to come.
     after: Usage,
+    kernel_before: Option<Snapshot>,
+    /// What the streams added to the kernel's memory.
+    pub(super) kernel_idle: Option<Growth>,
     pub(super) received: u64,
 }
 
 /// CPU so far.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Usage {
     server: Option<Cpu>,
     broker: Option<Cpu>,
+    machine: Option<Ticks>,
 }
 
 impl Gauge {
     pub(super) fn new(endpoint: &Endpoint) -> Self {
         let mut gauge = Self { server: endpoint.server_pids.clone(), broker: endpoint.broker_pid, ..Self::default() };
         gauge.pss_before = gauge.pss();
+        gauge.kernel_before = Snapshot::take();
         gauge.before = gauge.usage();
         gauge
     }
@@ -45,6 +52,7 @@ impl Gauge {
             server: self.sum(Cpu::of, Cpu::plus),
             // A broker that is being restarted has no CPU time to tell.
             broker: self.broker.and_then(|pid| Cpu::of(pid).ok()),
+            machine: Ticks::now(),
         }
     }
 
@@ -58,6 +66,13 @@ impl Gauge {
     pub(super) fn handle_opened(&mut self) {
         let used = self.usage().server.zip(self.before.server).map(|(now, before)| now.since(before).total_s());
         self.opening_cpu_s = used;
+    }
+
+    /// All streams are open, and nothing is sent yet.
+    pub(super) fn handle_idle(&mut self) {
+        self.pss_idle = self.pss();
+        let now = Snapshot::take();
+        self.kernel_idle = now.zip(self.kernel_before.as_ref()).map(|(now, before)| now.growth_since(before));
     }
 
     /// The first event is due soon.
@@ -81,6 +96,11 @@ impl Gauge {
 
     pub(super) fn broker_cpu(&self) -> Option<Cpu> {
         Some(self.after.broker?.since(self.before.broker?)).filter(|cpu| cpu.total_s() >= 0.0)
+    }
+
+    /// How busy the whole machine was meanwhile.
+    pub(super) fn machine_busy(&self) -> Option<Busy> {
+        self.after.machine.as_ref()?.busy_since(self.before.machine.as_ref()?)
     }
 
     pub(super) fn server_pids(&self) -> &[u32] {

@@ -35,9 +35,13 @@ pub(crate) use self::scenario::Scenario;
 pub(crate) use self::search::Search;
 use self::sum::Sum;
 use crate::clock::now_ns;
+use crate::html::{self, Page};
 use crate::http;
 use crate::live::Live;
+use crate::machine::Environment;
+use crate::peers::{Peer, Setup};
 use crate::procfs::Cpu;
+use crate::provenance;
 use crate::publisher::Outcome;
 use crate::report::{Report, grouped};
 use crate::swarm::{Command, Crew, Progress, Slot};
@@ -49,11 +53,10 @@ const TURN: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_millis(300);
 /// The schedule begins so long after the publishers are started, so that none begins late.
 const START_DELAY_NS: u64 = 20_000_000;
+/// Whoever has more streams on their way at one time wants to see what happens then.
+const STORM_OPENING_MIN: usize = 2_000;
 /// Counters of the server worth comparing with what was seen.
 const METRICS: [&str; 2] = ["fanwheel_events_received_total", "fanwheel_deliveries_total"];
-
-/// What is done half way through, if anything.
-type Midway<'a> = Option<&'a mut dyn FnMut() -> Result<()>>;
 
 /// Marks an error as one of usage.
 #[derive(Debug)]
@@ -65,39 +68,94 @@ impl std::fmt::Display for Usage {
     }
 }
 
-/// Runs what the flags say, prints the report. True if it passed.
-pub(crate) fn run(flags: Flags) -> Result<bool> {
-    let json = flags.json.clone();
+/// Runs what the flags say, prints and writes the report. True if it passed.
+pub(crate) fn run(flags: &Flags) -> Result<bool> {
+    let mut summary = String::new();
     if let Some(scenario) = &flags.scenario {
-        eprintln!("{scenario}: {}", Scenario::load(scenario)?.summary);
+        summary = Scenario::load(scenario)?.summary;
+        eprintln!("{scenario}: {summary}");
     }
-    let report = measure(flags)?;
+    let mut report = measure(flags)?;
+    if let Some(assertion) = &flags.assertion {
+        report.hold_to(assertion)?;
+    }
     print!("{report}");
-    if let Some(path) = json {
+    let figures = serde_json::to_value(&report)?;
+    if let Some(path) = &flags.json {
         let text = serde_json::to_string_pretty(&report)?;
-        fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))?;
+        fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(path) = &flags.html {
+        let page = page(flags, &report.scenario, summary, figures);
+        fs::write(path, page.render()).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(report.passed)
 }
 
 /// Runs what the flags say.
-pub(crate) fn measure(flags: Flags) -> Result<Report> {
+fn measure(flags: &Flags) -> Result<Report> {
+    if let Some(peer) = flags.start {
+        return measure_peer(flags, peer);
+    }
+    anyhow::ensure!(!flags.restart_broker, "--restart-broker: only where --start started one");
     let endpoint = flags.endpoint().context(Usage)?;
+    let command = flags.midway.clone();
+    let mut midway = || command.as_deref().map_or(Ok(()), run_midway);
+    search_or_measure(flags, &mut |flags| measure_once(flags, endpoint.clone(), &mut midway))
+}
+
+/// The same against a server that is started for each run, and ended after it.
+pub(crate) fn measure_peer(flags: &Flags, peer: Peer) -> Result<Report> {
+    search_or_measure(flags, &mut |flags| {
+        let dir = tempfile::tempdir().context("a folder for the server")?;
+        let setup = Setup {
+            dir: dir.path().to_owned(),
+            cores: thread::available_parallelism().map_or(1, usize::from),
+            streams_max: flags.streams + flags.slow + flags.stalled,
+            topics: flags.topic_names().context(Usage)?,
+            fanwheel: None,
+        };
+        let mut running = peer.start(&setup).with_context(|| format!("start {}", peer.name()))?;
+        let endpoint = Endpoint {
+            subscribe: running.subscribe.clone(),
+            dialect: running.dialect.clone(),
+            publish: running.publish.clone(),
+            server_pids: running.server_pids(),
+            broker_pid: running.broker_pid(),
+            admin: None,
+        };
+        let (command, restarts_broker) = (flags.midway.clone(), flags.restart_broker);
+        let mut midway = || {
+            if restarts_broker {
+                running.restart_broker()?;
+            }
+            command.as_deref().map_or(Ok(()), run_midway)
+        };
+        measure_once(paced_for(peer, flags), endpoint, &mut midway)
+    })
+}
+
+/// Where a scenario is not about connecting, streams open no faster than the server can take.
+fn paced_for(peer: Peer, flags: Flags) -> Flags {
+    let is_storm = flags.opening_max > STORM_OPENING_MIN;
+    let opening_max = peer.opening_max().filter(|_| !is_storm).unwrap_or(usize::MAX);
+    Flags { opening_max: flags.opening_max.min(opening_max), ..flags }
+}
+
+fn search_or_measure(flags: &Flags, measure: &mut dyn FnMut(Flags) -> Result<Report>) -> Result<Report> {
     match flags.search {
-        Some(steps) => search::search(&flags, &endpoint, steps, &mut |flags, endpoint| measure_once(flags, endpoint)),
-        None => measure_once(flags, &endpoint),
+        Some(steps) => search::search(flags, steps, measure),
+        None => measure(flags.clone()),
     }
 }
 
-fn measure_once(flags: Flags, endpoint: &Endpoint) -> Result<Report> {
-    let command = flags.midway.clone();
-    let plan = flags.into_plan_for(endpoint.clone()).context(Usage)?;
+fn measure_once(flags: Flags, endpoint: Endpoint, midway: &mut dyn FnMut() -> Result<()>) -> Result<Report> {
+    let plan = flags.into_plan_for(endpoint).context(Usage)?;
     plan.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let mut midway = || command.as_deref().map_or(Ok(()), run_midway);
     let mut run = Run::start(&plan)?;
     run.await_open()?;
     run.hold()?;
-    run.publish(Some(&mut midway))?;
+    run.publish(midway)?;
     run.settle()?;
     run.await_stalled()?;
     run.finish()
@@ -160,11 +218,12 @@ impl<'a> Run<'a> {
         while Instant::now() < until {
             self.take_answers()?;
         }
-        self.gauge.pss_idle = self.gauge.pss();
+        self.gauge.handle_idle();
         Ok(())
     }
 
-    fn publish(&mut self, mut midway: Midway<'_>) -> Result<()> {
+    fn publish(&mut self, midway: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let mut midway = Some(midway);
         let plan = self.plan;
         self.start_ns = now_ns() + START_DELAY_NS;
         let start_ns = self.start_ns;
@@ -299,6 +358,23 @@ impl<'a> Run<'a> {
     fn show(&mut self, line: impl FnOnce(&Progress, f64) -> String) {
         let progress = self.crew.progress();
         self.live.show(progress.received, |rate| line(&progress, rate));
+    }
+}
+
+/// The page of a single run.
+fn page(flags: &Flags, scenario: &str, summary: String, report: serde_json::Value) -> Page {
+    let server = flags.start.map_or_else(|| flags.url.clone(), |peer| peer.name().to_owned());
+    let version = flags.start.and_then(Peer::version).unwrap_or_default();
+    let notes = flags.start.map(|peer| (peer.name().to_owned(), format!("{version}. {}", peer.note())));
+    let row = html::Row { server, report, spread: BTreeMap::new(), skipped: None };
+    Page {
+        title: format!("Load test: {scenario}"),
+        command: provenance::command(),
+        made_at: provenance::now(),
+        quick: false,
+        environment: Environment::read(provenance::commit()),
+        notes: notes.into_iter().collect(),
+        sections: vec![html::Section { scenario: scenario.to_owned(), summary, rows: vec![row] }],
     }
 }
 

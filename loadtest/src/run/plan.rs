@@ -10,6 +10,7 @@ use super::options::{Flags, Known, PublishBy};
 use super::preflight;
 use crate::clock::now_ns;
 use crate::dialect::{Dialect, PublishRequest};
+use crate::machine::Environment;
 use crate::payload;
 use crate::publisher::{PublishPlan, Via};
 use crate::swarm::{Disturbance, WorkerPlan};
@@ -70,9 +71,8 @@ impl Flags {
         let publish = self.publish_plan(&endpoint, &topics, run);
         let workers =
             self.worker_plans(&endpoint, &topics, run, publish.as_ref().map_or(0, |publish| publish.total))?;
-        let sources = workers.iter().map(|worker| worker.sources.len()).sum();
-        let limits = preflight::Limits::raise_and_read();
-        let warnings = limits.check(&workers, sources, &endpoint.server_pids)?;
+        preflight::raise_descriptors();
+        let warnings = preflight::check(&Environment::read(None), &workers, &endpoint.server_pids)?;
         Ok(Plan {
             endpoint,
             topics: topics.len(),
@@ -95,6 +95,11 @@ impl Flags {
         })
     }
 
+    /// True exactly when streams are treated unequally or ended on the way.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.slow + self.stalled > 0 || self.churn.is_some() || self.storm.is_some() || self.restart_broker
+    }
+
     fn check_ranges(&self) -> Result<()> {
         ensure!(self.streams + self.slow + self.stalled > 0, "--streams: nothing to open");
         ensure!(self.payload >= payload::HEADER_LEN, "--payload: at least {} bytes, the header", payload::HEADER_LEN);
@@ -108,7 +113,7 @@ impl Flags {
         Ok(())
     }
 
-    fn topic_names(&self) -> Result<Vec<String>> {
+    pub(super) fn topic_names(&self) -> Result<Vec<String>> {
         let topics: Vec<String> = match (&self.topics, self.topic_count) {
             (Some(_), Some(_)) => bail!("--topics and --topic-count: one of them"),
             (Some(names), None) => names.split(',').map(str::to_owned).collect(),

@@ -1,58 +1,45 @@
 //! What this machine cannot carry, said before the run instead of half way through it.
 
+use std::sync::Once;
+
 use anyhow::{Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::machine::{Demand, Environment, Weight, limits};
 use crate::procfs;
 use crate::swarm::WorkerPlan;
 
-/// Descriptors of a worker that are not streams: pipes, epoll, eventfd, and some reserve.
-const RESERVE: u64 = 64;
+/// What holds for every run of a search or a comparison is said once.
+static NOTED: Once = Once::new();
 
-/// What bounds the number of streams.
-pub(super) struct Limits {
-    /// Per process.
-    descriptors: u64,
-    /// Per source address; `None` when the kernel does not say.
-    ports: Option<u64>,
+/// Raises the soft descriptor limit to the hard one; workers inherit it.
+pub(super) fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-impl Limits {
-    /// Raises the soft descriptor limit to the hard one (workers inherit it) and reads the limits.
-    pub(super) fn raise_and_read() -> Self {
-        let limit = getrlimit(Resource::Nofile);
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-        let raised = getrlimit(Resource::Nofile).current;
-        Self { descriptors: raised.unwrap_or(u64::MAX), ports: procfs::ephemeral_ports() }
+/// An error names what does not suffice; the strings returned are remarks.
+pub(super) fn check(machine: &Environment, workers: &[WorkerPlan], servers: &[u32]) -> Result<Vec<String>> {
+    let demand = Demand {
+        streams: workers.iter().map(|worker| worker.streams() as u64).sum(),
+        processes: workers.len() as u64,
+        sources: workers.iter().map(|worker| worker.sources.len() as u64).sum::<u64>().max(1),
+        opening_max: workers.iter().map(|worker| worker.opening_max as u64).sum(),
+    };
+    let mut remarks = Vec::new();
+    for limit in limits(machine, &demand).into_iter().filter(|limit| limit.exceeded) {
+        match limit.weight {
+            Weight::Hard => bail!("{} streams: {}", demand.streams, limit.sentence),
+            Weight::Soft => remarks.push(limit.sentence),
+            Weight::Note => NOTED.call_once(|| eprintln!("note: {}", limit.sentence)),
+        }
     }
-
-    /// An error names what does not suffice; the strings returned are remarks.
-    pub(super) fn check(&self, workers: &[WorkerPlan], sources: usize, servers: &[u32]) -> Result<Vec<String>> {
-        let streams: u64 = workers.iter().map(|w| w.streams() as u64).sum();
-        let largest = workers.iter().map(|w| w.streams() as u64).max().unwrap_or(0);
-        if largest + RESERVE > self.descriptors {
-            bail!(
-                "descriptors: a worker with {largest} streams needs {}, a process may have {}; use more --processes",
-                largest + RESERVE,
-                self.descriptors,
-            );
-        }
-        let ports = self.ports.unwrap_or(u64::MAX);
-        let ports_total = ports.saturating_mul(sources.max(1) as u64);
-        if streams > ports_total {
-            bail!(
-                "ports: {streams} streams from {} source addresses with {ports} ports each (net.ipv4.ip_local_port_range)",
-                sources.max(1),
-            );
-        }
-        let mut remarks = Vec::new();
-        let maxima: Result<Vec<u64>> = servers.iter().map(|&pid| procfs::open_files_max(pid)).collect();
-        let server_max = maxima?.into_iter().reduce(u64::saturating_add);
-        if let Some(server_max) = server_max.filter(|&max| streams >= max) {
-            remarks.push(format!("the server may have {server_max} descriptors for {streams} streams"));
-        }
-        Ok(remarks)
+    let maxima: Result<Vec<u64>> = servers.iter().map(|&pid| procfs::open_files_max(pid)).collect();
+    let server_max = maxima?.into_iter().reduce(u64::saturating_add);
+    if let Some(server_max) = server_max.filter(|&max| demand.streams >= max) {
+        remarks.push(format!("the server may have {server_max} descriptors for {} streams", demand.streams));
     }
+    Ok(remarks)
 }
 
 #[cfg(test)]
@@ -88,11 +75,15 @@ mod tests {
 
     #[test]
     fn what_does_not_suffice_is_named() {
-        let limits = Limits { descriptors: 1_000, ports: Some(1_500) };
-        let said = |workers: &[WorkerPlan], sources| limits.check(workers, sources, &[]).map_err(|e| e.to_string());
-        assert_eq!(said(&[worker(900), worker(500)], 1), Ok(Vec::new()));
-        assert!(said(&[worker(990)], 1).unwrap_err().starts_with("descriptors:"));
-        assert!(said(&[worker(900), worker(900)], 1).unwrap_err().starts_with("ports:"));
-        assert_eq!(said(&[worker(900), worker(900)], 2), Ok(Vec::new()));
+        let machine = Environment {
+            cores: 8,
+            descriptors_max: Some(1_000),
+            port_range: Some((1, 1_500)),
+            ..Environment::default()
+        };
+        let said = |workers: &[WorkerPlan]| check(&machine, workers, &[]).map_err(|error| error.to_string());
+        assert_eq!(said(&[worker(900), worker(500)]), Ok(Vec::new()));
+        assert!(said(&[worker(990)]).unwrap_err().contains("descriptors:"));
+        assert!(said(&[worker(900), worker(900)]).unwrap_err().contains("ports:"));
     }
 }

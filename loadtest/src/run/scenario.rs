@@ -6,7 +6,10 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
+use clap::Parser;
 use toml::{Table, Value};
+
+use super::options::Flags;
 
 /// The scenarios that come with this program.
 const BUILT_IN: [(&str, &str); 12] = [
@@ -66,13 +69,33 @@ impl Scenario {
         Ok(Self { summary, flags })
     }
 
+    /// The flags of `loadtest run` that it stands for, with `extra` ones behind them.
+    pub(crate) fn to_flags(&self, name: &str, extra: &[String]) -> Result<Flags> {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            flags: Flags,
+        }
+        let words = ["run".to_owned(), format!("--scenario={name}")].into_iter();
+        Ok(Line::try_parse_from(words.chain(self.flags.iter().cloned()).chain(extra.iter().cloned()))?.flags)
+    }
+
+    /// The same as text.
+    pub(crate) fn words(&self, extra: &[String]) -> String {
+        self.flags.iter().chain(extra).map(String::as_str).collect::<Vec<_>>().join(" ")
+    }
+
     /// `arguments` with the flags of the scenario they name put in front.
     pub(crate) fn expand(arguments: Vec<String>) -> Result<Vec<String>> {
-        let mut given = arguments.iter().skip_while(|argument| !argument.starts_with("--scenario"));
-        let name = match given.next().map(String::as_str) {
+        let mut given = arguments.iter().skip(1);
+        if !given.next().is_some_and(|verb| verb == "run" || verb == "swarm") {
+            return Ok(arguments);
+        }
+        let mut given = given.skip_while(|argument| *argument != "--scenario" && !argument.starts_with("--scenario="));
+        let name = match given.next().map(|argument| argument.strip_prefix("--scenario=")) {
             None => return Ok(arguments),
-            Some("--scenario") => given.next().context("--scenario: its name is missing")?.clone(),
-            Some(argument) => argument.strip_prefix("--scenario=").context("--scenario NAME")?.to_owned(),
+            Some(Some(name)) => name.to_owned(),
+            Some(None) => given.next().context("--scenario: its name is missing")?.clone(),
         };
         let scenario = Self::load(&name)?;
         let mut expanded = arguments;
@@ -85,9 +108,7 @@ impl Scenario {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Flags;
     use super::*;
-    use clap::Parser;
 
     #[derive(Parser)]
     struct Line {
@@ -116,6 +137,9 @@ mod tests {
         assert!(expanded.contains(&"--rate=12".to_owned()));
         let flags = Line::try_parse_from(&expanded[1..]).unwrap().flags;
         assert_eq!((flags.streams, flags.rate), (7, 12.0));
+        for line in ["loadtest compare --scenarios idle", "loadtest run --streams 1", "loadtest"] {
+            assert_eq!(Scenario::expand(words(line)).unwrap(), words(line));
+        }
     }
 
     #[test]

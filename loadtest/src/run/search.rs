@@ -7,7 +7,6 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::options::Flags;
-use super::plan::Endpoint;
 use crate::report::{Bottleneck, Report};
 
 /// Of what was offered so much must have been delivered by the time the last event was published.
@@ -41,17 +40,12 @@ pub(crate) struct Step {
 }
 
 /// Searches in at most `steps` runs; the report is that of the highest rate held, or of the last step.
-pub(super) fn search(
-    flags: &Flags,
-    endpoint: &Endpoint,
-    steps: usize,
-    measure: &mut dyn FnMut(Flags, &Endpoint) -> Result<Report>,
-) -> Result<Report> {
+pub(super) fn search(flags: &Flags, steps: usize, measure: &mut dyn FnMut(Flags) -> Result<Report>) -> Result<Report> {
     let mut bounds = Bounds::default();
     let mut rate = flags.rate;
     let (mut taken, mut best, mut last) = (Vec::new(), None, None);
     for _ in 0..steps {
-        let report = measure(Flags { rate, ..flags.clone() }, endpoint)?;
+        let report = measure(Flags { rate, ..flags.clone() })?;
         let step = Step::of(&report, flags.search_p99_ms);
         eprintln!(
             "… {rate:.0} events/s: {} ({:.0} deliveries/s, p99 {:.1} ms)",
@@ -75,7 +69,7 @@ pub(super) fn search(
     let held = best.as_ref().map(|(rate, report)| (*rate, report.deliveries.deliveries_per_s));
     let mut report = match (best, last) {
         (Some((_, report)), _) | (None, Some(report)) => report,
-        (None, None) => measure(flags.clone(), endpoint)?,
+        (None, None) => measure(flags.clone())?,
     };
     taken.sort_by(|a, b| a.offered_per_s.total_cmp(&b.offered_per_s));
     report.search = Some(Search {

@@ -8,7 +8,8 @@ use crate::latency::Latencies;
 use crate::procfs::Cpu;
 use crate::publisher::Outcome;
 use crate::report::{
-    Bottleneck, Client, Deliveries, Disturbance, Latency, Opening, Publishing, Report, Server, Setup, Slow, Stalled,
+    Bottleneck, Client, Deliveries, Disturbance, Kernel, Latency, Opening, Publishing, Report, Server, Setup, Slow,
+    Stalled,
 };
 use crate::swarm::{Done, Judgement, Progress};
 
@@ -156,14 +157,14 @@ impl<'a> Sum<'a> {
         publishers_cpu_s: f64,
         pss_after: Option<u64>,
     ) -> Report {
-        let client = self.client(publishers_cpu_s);
+        let client = self.client(gauge, publishers_cpu_s);
         Report {
             scenario: self.plan.scenario.clone().unwrap_or_else(|| "run".to_owned()),
             loadtest_version: env!("CARGO_PKG_VERSION"),
             passed: false,
             faults: Vec::new(),
             remarks: self.remarks(),
-            bottleneck: self.bottleneck(&client),
+            bottleneck: self.bottleneck(&client, gauge),
             setup: self.setup(),
             opening: self.opening(opening_s, gauge),
             publishing: self.publishing(),
@@ -171,6 +172,7 @@ impl<'a> Sum<'a> {
             latency: Latency::of(&self.publish_to_receive, &self.intended_to_receive, &self.publish_to_last),
             server: self.server(gauge, pss_after),
             server_metrics: None,
+            kernel: self.kernel(gauge),
             client,
             disturbance: self.disturbance(),
             slow: self.slow(),
@@ -182,7 +184,7 @@ impl<'a> Sum<'a> {
     fn opening(&self, opening_s: f64, gauge: &Gauge) -> Opening {
         let open = Some(&self.connect_to_open).filter(|open| !open.is_empty());
         let p = &self.progress;
-        let opened = p.readers_opened + p.slow_opened + p.stalled_opened;
+        let opened = self.opened();
         let each_us = |cpu_s: f64| (opened > 0).then(|| cpu_s * 1e6 / opened as f64);
         Opening {
             opened: p.readers_opened,
@@ -226,7 +228,7 @@ impl<'a> Sum<'a> {
         }
     }
 
-    fn client(&self, publishers_cpu_s: f64) -> Client {
+    fn client(&self, gauge: &Gauge, publishers_cpu_s: f64) -> Client {
         let received = self.readers.verdict.received;
         Client {
             subscribers_user_s: self.cpu.user_s,
@@ -235,16 +237,21 @@ impl<'a> Sum<'a> {
             subscribers_busy_share: self.busy_share,
             publishers_cpu_s,
             publishers_us_per_delivery: per_delivery_us(publishers_cpu_s, received),
+            machine_busy_share: gauge.machine_busy().map(|busy| busy.machine_share),
+            machine_steal_share: gauge.machine_busy().map(|busy| busy.steal_share),
         }
     }
 
     /// Who, apart from the server, kept the figures from being better.
-    fn bottleneck(&self, client: &Client) -> Bottleneck {
+    fn bottleneck(&self, client: &Client, gauge: &Gauge) -> Bottleneck {
         if client.subscribers_busy_share.is_some_and(|share| share > 0.9) {
             return Bottleneck::Subscribers;
         }
         if self.outcome.is_some_and(|outcome| outcome.late.ms_at(0.99) > LATE_MS_MAX) {
             return Bottleneck::Publishers;
+        }
+        if gauge.machine_busy().is_some_and(|busy| busy.is_saturated()) {
+            return Bottleneck::Machine;
         }
         Bottleneck::None
     }
@@ -351,10 +358,23 @@ impl<'a> Sum<'a> {
         })
     }
 
+    fn kernel(&self, gauge: &Gauge) -> Option<Kernel> {
+        let (growth, streams) = (gauge.kernel_idle.as_ref()?, self.opened() as u64);
+        (streams > 0).then(|| Kernel {
+            kernel_per_stream_bytes: growth.server_bytes(streams) as f64 / streams as f64,
+            kernel_growth_bytes: growth.total_bytes,
+            kernel_client_socket_bytes: growth.client_socket_bytes,
+            kernel_absent: growth.absent.clone(),
+        })
+    }
+
+    fn opened(&self) -> usize {
+        self.progress.readers_opened + self.progress.slow_opened + self.progress.stalled_opened
+    }
+
     fn server(&self, gauge: &Gauge, pss_after_bytes: Option<u64>) -> Option<Server> {
         let (cpu, received) = (gauge.server_cpu(), self.readers.verdict.received);
-        let p = &self.progress;
-        let opened = p.readers_opened + p.slow_opened + p.stalled_opened;
+        let opened = self.opened();
         let growth = gauge.pss_before.zip(gauge.pss_idle).map(|(before, idle)| idle as f64 - before as f64);
         (!gauge.server_pids().is_empty()).then(|| Server {
             server_pids: gauge.server_pids().to_vec(),

@@ -1,0 +1,54 @@
+//! A scenario as the floor can do it, and its figures under the names that servers' have.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::floor::{self, FloorPlan};
+use crate::run::Flags;
+use crate::schedule::Schedule;
+
+/// Why comparing with it is fair.
+pub(super) const NOTE: &str = "Bare send() calls over an array of sockets: nothing is parsed, looked up or decided. \
+    What it costs, the kernel costs, for everybody. Bursts go out in one send; for a saturation search it sends one \
+    event at a time as fast as it goes";
+
+/// Measures the floor in the scenario's place.
+pub(super) fn measure(flags: &Flags) -> Result<Value> {
+    let report = floor::measure(&FloorPlan::parse(arguments(flags).iter().map(String::as_str))?)?;
+    let mut value = serde_json::to_value(report)?;
+    let leaf = |value: &Value, group: &str, name: &str| value[group][name].clone();
+    let rate = leaf(&value, "floor", "deliveries_per_s");
+    let server = json!({
+        "server_cpu_us_per_delivery": leaf(&value, "floor", "floor_cpu_us_per_delivery"),
+        "server_open_us": leaf(&value, "opening", "floor_accept_us"),
+    });
+    if flags.search.is_some() {
+        value["search"] = json!({ "held_deliveries_per_s": rate });
+    }
+    value["server"] = server;
+    Ok(value)
+}
+
+fn arguments(flags: &Flags) -> Vec<String> {
+    let seconds = |duration: std::time::Duration| format!("{}s", duration.as_secs_f64());
+    let mut arguments = vec![
+        format!("--streams={}", flags.streams),
+        format!("--hold={}", seconds(flags.hold)),
+        format!("--settle={}", seconds(flags.settle)),
+        format!("--ramp={}", flags.ramp),
+        format!("--opening-max={}", flags.opening_max),
+    ];
+    if flags.rate == 0.0 {
+        arguments.push("--accept".to_owned());
+        return arguments;
+    }
+    let rate = if flags.search.is_some() { 0.0 } else { flags.rate };
+    arguments.push(format!("--rate={rate}"));
+    arguments.push(format!("--duration={}", seconds(flags.duration)));
+    arguments.push(format!("--payload={}", flags.payload));
+    arguments.push(format!("--groups={}", flags.topic_count.unwrap_or(1)));
+    if let Schedule::Bursts(size) = flags.schedule {
+        arguments.push(format!("--coalesce={size}"));
+    }
+    arguments
+}

@@ -1,0 +1,89 @@
+//! The floor's subscribers: the same workers as those of `run`, told about groups as topics.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::FloorPlan;
+use crate::dialect::{Dialect, OpenOn, PublishRequest};
+use crate::swarm::WorkerPlan;
+use crate::target::Target;
+
+/// Streams per source address, as in `run`.
+const STREAMS_PER_SOURCE: usize = 5_000;
+/// 127.0.0.2 … 127.0.0.250.
+const SOURCES_MAX: usize = 249;
+
+/// A plan for each worker. Stream j of all of them asks for `/g<j mod groups>`.
+pub(super) fn worker_plans(plan: &FloorPlan, target: &Target, run: u32, note_stride: u64) -> Vec<WorkerPlan> {
+    let is_local = matches!(target.addr.ip(), IpAddr::V4(ip) if ip.is_loopback());
+    let topics: Vec<String> = (0..plan.groups).map(|group| format!("g{group}")).collect();
+    let (mut next_source, mut next_stream) = (0, 0);
+    let mut plans = Vec::new();
+    for index in 0..plan.processes {
+        let part = |total: usize| total / plan.processes + usize::from(index < total % plan.processes);
+        let readers = part(plan.streams);
+        let sources = if is_local { readers.div_ceil(STREAMS_PER_SOURCE) } else { 0 };
+        plans.push(WorkerPlan {
+            target: target.clone(),
+            dialect: dialect(),
+            readers,
+            slow: 0,
+            stalled: 0,
+            slow_bytes_per_s: 1,
+            first_stream: next_stream,
+            sources: (next_source..next_source + sources).map(source).collect(),
+            streams_per_source: STREAMS_PER_SOURCE,
+            ramp: plan.ramp / plan.processes as f64,
+            opening_max: part(plan.opening_max).max(1),
+            run,
+            topics: topics.clone(),
+            topics_per_stream: 1,
+            publishers: 1,
+            payload: plan.payload,
+            last_stride: note_stride,
+            disturbance: None,
+            reconnects: false,
+            settle_ns: plan.settle.as_nanos() as u64,
+        });
+        next_source += sources;
+        next_stream += readers;
+    }
+    plans
+}
+
+fn dialect() -> Dialect {
+    Dialect {
+        subscribe_path: "/{topics}".to_owned(),
+        topic_separator: ",".to_owned(),
+        open_on: OpenOn::Open,
+        publish: PublishRequest::plain("POST", "/{topic}"),
+    }
+}
+
+fn source(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, 2 + (index % SOURCES_MAX) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stream_asks_for_the_group_the_server_sends_to() {
+        let plan = FloorPlan::parse("--streams 10 --groups 3 --processes 3".split(' ')).unwrap();
+        let target = Target { addr: ([127, 0, 0, 1], 80).into(), authority: "a".to_owned() };
+        let workers = worker_plans(&plan, &target, 1, 1);
+        let mut counts = [0; 3];
+        for (stream, (worker, index)) in
+            workers.iter().flat_map(|worker| (0..worker.readers).map(move |index| (worker, index))).enumerate()
+        {
+            let request = worker.dialect.subscribe_request(target_of(worker), worker.topics_of(index));
+            assert!(request.starts_with(&format!("GET /g{} HTTP/1.1\r\n", stream % 3)), "{request}");
+            counts[stream % 3] += 1;
+        }
+        assert_eq!(counts, [0, 1, 2].map(|group| plan.group_len(group)));
+    }
+
+    fn target_of(worker: &WorkerPlan) -> &Target {
+        &worker.target
+    }
+}
