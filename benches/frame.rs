@@ -6,28 +6,21 @@
 
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
+#[path = "subjects/frame.rs"]
+mod subject;
+
 use std::hint::black_box;
 
-use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fanwheel::event::{EVENT_BYTES_MAX, Event};
 use fanwheel::frame::sse::{self, Chunk, ResetReason};
-use fanwheel::topic::Topic;
-
-fn event(data: Vec<u8>) -> Event {
-    let topic = Topic::parse("bench").unwrap();
-    Event { topic, name: None, key: None, data: Bytes::from(data), id: None, received_us: 0 }
-}
 
 fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("frame/encode");
-    let lines = [vec![b'x'; 101], b"\n".to_vec()].concat().repeat(40);
-    for (name, data) in [
-        ("120 B, 1 line", vec![b'x'; 120]),
-        ("4 KiB, 40 lines", lines),
-        ("1 MiB of line feeds", vec![b'\n'; EVENT_BYTES_MAX]),
+    for (name, event) in [
+        ("120 B, 1 line", subject::one_line()),
+        ("4 KiB, 40 lines", subject::forty_lines()),
+        ("1 MiB of line feeds", subject::line_feeds()),
     ] {
-        let event = event(data);
         group.throughput(Throughput::Bytes(event.data.len() as u64));
         group.bench_function(name, |b| b.iter(|| Chunk::encode(black_box(&event))));
     }
@@ -35,7 +28,7 @@ fn encode(c: &mut Criterion) {
 }
 
 fn control(c: &mut Criterion) {
-    let topics: Vec<Topic> = (0..5).map(|n| Topic::parse(&format!("topic.{n}")).unwrap()).collect();
+    let topics = subject::topics();
     let mut group = c.benchmark_group("frame/control");
     group.bench_function("open, 1 topic", |b| b.iter(|| sse::open(black_box(&topics[..1]).iter(), 2_000)));
     group.bench_function("reset, 5 topics", |b| b.iter(|| sse::reset(ResetReason::Gap, black_box(&topics).iter())));

@@ -5,50 +5,23 @@
 
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
+#[path = "subjects/log.rs"]
+mod subject;
+
 use std::hint::black_box;
-use std::rc::Rc;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use fanwheel::engine::log::{Log, LogLimits};
-use fanwheel::event::Event;
-use fanwheel::frame::{ByteBudget, Frame, WireForm};
-use fanwheel::topic::Topic;
-
-const LENGTH: u64 = 1_024;
-
-fn frame(budget: &ByteBudget) -> Rc<Frame> {
-    let topic = Topic::parse("bench").unwrap();
-    let event = Event { topic, name: None, key: None, data: Bytes::from(vec![b'x'; 120]), id: None, received_us: 0 };
-    Rc::new(Frame::new(Arc::new(event), budget))
-}
-
-fn full(budget: &ByteBudget) -> Log {
-    let mut log = Log::new(0);
-    (1..=LENGTH).for_each(|seq| log.push(seq, frame(budget)));
-    log
-}
+use fanwheel::engine::log::Log;
+use fanwheel::frame::{ByteBudget, WireForm};
+use subject::{Full, LENGTH};
 
 fn push(c: &mut Criterion) {
-    let budget = ByteBudget::default();
-    let limits = LogLimits::default();
-    let mut log = full(&budget);
-    let frame = frame(&budget);
-    let mut seq = LENGTH;
-    c.bench_function("log/push and evict at the limit of 1,024", |b| {
-        b.iter(|| {
-            for _ in 0..log.surplus(limits, frame.charged()) {
-                black_box(log.evict_oldest());
-            }
-            seq += 1;
-            log.push(seq, Rc::clone(&frame));
-        });
-    });
+    let mut full = Full::new();
+    c.bench_function("log/push and evict at the limit of 1,024", |b| b.iter(|| full.push()));
 }
 
 fn position(c: &mut Criterion) {
-    let log = full(&ByteBudget::default());
+    let log = Full::new().log;
     let mut group = c.benchmark_group("log/position_after");
     for (name, cursor) in [("end", LENGTH), ("one behind", LENGTH - 1), ("middle", LENGTH / 2)] {
         group.bench_function(name, |b| b.iter(|| log.position_after(black_box(cursor))));
@@ -61,13 +34,13 @@ fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("log/encode");
     let fresh = || {
         let mut log = Log::new(0);
-        log.push(1, frame(&budget));
+        log.push(1, subject::frame(&budget));
         log
     };
     group.bench_function("first time, 120 B", |b| {
         b.iter_batched_ref(fresh, |log| log.encode(0, WireForm::SseChunked).len(), BatchSize::SmallInput);
     });
-    let mut log = full(&budget);
+    let mut log = Full::new().log;
     log.encode(7, WireForm::SseChunked);
     group.bench_function("again", |b| b.iter(|| log.encode(black_box(7), WireForm::SseChunked).len()));
     group.finish();
