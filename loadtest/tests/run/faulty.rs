@@ -146,6 +146,7 @@ impl Stream {
             }
             Some(Fault::CutShort) => vec![format!("data: {}\n\n", &data[..data.len() - 5])],
             Some(Fault::Delay(ms)) => {
+                // The delay is the fault: paced, not waited for.
                 thread::sleep(Duration::from_millis(ms));
                 vec![block]
             }
