@@ -9,9 +9,10 @@
 //! **Not chosen:** a thread or task per stream, which would measure its own scheduler.
 //!
 //! This file is the loop and the parent's commands; `opening` begins and ends streams, `reading` is
-//! what arrives on them, `ramp` says when a stream may open.
+//! what arrives on them, `ramp` says when a stream may open, `pace` when to look again.
 
 mod opening;
+mod pace;
 mod ramp;
 mod reading;
 
@@ -26,6 +27,7 @@ use checker::OrderSurvey;
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 
+use self::pace::Pace;
 use self::ramp::Ramp;
 use super::conn::Parser;
 use super::protocol::{Answer, Command, Disturbance, Done, Progress, Slot, WorkerPlan};
@@ -173,13 +175,16 @@ impl Worker {
 
     fn run(&mut self, commands: &Receiver<Command>) -> Result<()> {
         let mut events = Events::with_capacity(1024);
+        let mut pace = Pace::default();
         let mut told = (Progress::default(), 0);
         let mut table_read_ns = 0;
         loop {
+            pace.pause();
             match self.poll.poll(&mut events, Some(self.timeout())) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 outcome => outcome?,
             }
+            pace.handle_wake(events.iter().count(), now_ns());
             for event in events.iter().filter(|event| event.token() != WAKER) {
                 let is_closed = event.is_error() || event.is_read_closed();
                 self.handle_ready(event.token().0, is_closed);
