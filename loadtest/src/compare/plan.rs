@@ -208,8 +208,6 @@ impl Planned {
         let topics = flags.topic_count.unwrap_or(1);
         let per_stream = flags.topics_per_stream.unwrap_or(topics);
         match contestant {
-            Contestant::Floor if per_stream > 1 => Some("the floor's streams have one topic".to_owned()),
-            Contestant::Floor if flags.is_disturbed() => Some("the floor has no such scenario".to_owned()),
             Contestant::Floor => None,
             Contestant::Peer(peer) if per_stream > peer.topics_per_stream_max() => {
                 Some(format!("its streams have at most {} topics", peer.topics_per_stream_max()))

@@ -95,11 +95,6 @@ impl Flags {
         })
     }
 
-    /// True exactly when streams are treated unequally or ended on the way.
-    pub(crate) fn is_disturbed(&self) -> bool {
-        self.slow + self.stalled > 0 || self.churn.is_some() || self.storm.is_some() || self.restart_broker
-    }
-
     fn check_ranges(&self) -> Result<()> {
         ensure!(self.streams + self.slow + self.stalled > 0, "--streams: nothing to open");
         ensure!(self.payload >= payload::HEADER_LEN, "--payload: at least {} bytes, the header", payload::HEADER_LEN);
