@@ -17,7 +17,7 @@
 //!   `leaves`: its figures by name; `assertion`: what they must have reached.
 //!   `html`: the page for people; `plots`: the curves on it.
 //! - `machine`: what everything runs on, its limits, how busy it was. `kernel`: what its sockets cost.
-//! - `http`, `target`, `latency`, `procfs`, `clock`: leaves.
+//! - `http`, `target`, `latency`, `procfs`, `clock`, `duration`: leaves.
 //!
 //! Whether anything was lost, doubled or displaced is judged by the crate `checker`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -26,6 +26,7 @@ mod assertion;
 mod clock;
 mod compare;
 mod dialect;
+mod duration;
 mod floor;
 mod html;
 mod http;

@@ -2,17 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Parser};
 
 use super::SendBy;
+use crate::duration::parse_duration;
 use crate::payload;
-
-/// Streams of one worker at most, as in `run`.
-const STREAMS_PER_PROCESS_MAX: usize = 15_000;
+use crate::swarm::spread;
 
 /// Flags as written.
 #[derive(Debug, Args)]
@@ -130,7 +128,7 @@ impl Flags {
         ensure!(self.rounds > 0, "--rounds: at least 1");
         let ramp_default = if self.accept { 1e9 } else { 5_000.0 };
         Ok(FloorPlan {
-            processes: processes(&self.processes, self.streams)?,
+            processes: spread::processes(&self.processes, self.streams)?,
             streams: self.streams,
             groups: self.groups,
             ramp: self.ramp.unwrap_or(ramp_default),
@@ -149,30 +147,6 @@ impl Flags {
             json: self.json,
         })
     }
-}
-
-/// `auto`: as many as the descriptors demand, and one per core where there is enough to share.
-fn processes(text: &str, streams: usize) -> Result<usize> {
-    if text == "auto" {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        return Ok(streams.div_ceil(STREAMS_PER_PROCESS_MAX).max(cores.min(streams.div_ceil(2_000))));
-    }
-    match text.parse() {
-        Ok(processes) if processes > 0 => Ok(streams.min(processes)),
-        _ => bail!("--processes: a number or `auto`"),
-    }
-}
-
-/// `250ms`, `10s`, `2m`, or plain seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let (number, unit_s) = match text {
-        _ if text.ends_with("ms") => (&text[..text.len() - 2], 0.001),
-        _ if text.ends_with('s') => (&text[..text.len() - 1], 1.0),
-        _ if text.ends_with('m') => (&text[..text.len() - 1], 60.0),
-        _ => (text, 1.0),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{text}: not a duration"))?;
-    Duration::try_from_secs_f64(number * unit_s).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

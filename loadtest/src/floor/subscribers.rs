@@ -1,37 +1,24 @@
 //! The floor's subscribers: the same workers as those of `run`, told about groups as topics.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use super::FloorPlan;
 use crate::dialect::{Dialect, OpenOn, PublishRequest};
-use crate::swarm::WorkerPlan;
+use crate::swarm::{WorkerPlan, spread};
 use crate::target::Target;
-
-/// Streams per source address, as in `run`.
-const STREAMS_PER_SOURCE: usize = 5_000;
-/// 127.0.0.2 … 127.0.0.250.
-const SOURCES_MAX: usize = 249;
 
 /// A plan for each worker. Stream j of all of them asks for `/g<j mod groups>`.
 pub(super) fn worker_plans(plan: &FloorPlan, target: &Target, run: u32, note_stride: u64) -> Vec<WorkerPlan> {
-    let is_local = matches!(target.addr.ip(), IpAddr::V4(ip) if ip.is_loopback());
     let topics: Vec<String> = (0..plan.groups).map(|group| format!("g{group}")).collect();
-    let (mut next_source, mut next_stream) = (0, 0);
-    let mut plans = Vec::new();
-    for index in 0..plan.processes {
-        let part = |total: usize| total / plan.processes + usize::from(index < total % plan.processes);
-        let readers = part(plan.streams);
-        let sources = if is_local { readers.div_ceil(STREAMS_PER_SOURCE) } else { 0 };
-        plans.push(WorkerPlan {
+    let worker = |index| {
+        let part = |total| spread::share(total, index, plan.processes);
+        WorkerPlan {
             target: target.clone(),
             dialect: dialect(),
-            readers,
+            readers: part(plan.streams),
             slow: 0,
             stalled: 0,
             slow_bytes_per_s: 1,
-            first_stream: next_stream,
-            sources: (next_source..next_source + sources).map(source).collect(),
-            streams_per_source: STREAMS_PER_SOURCE,
+            first_stream: 0,
+            sources: Vec::new(),
             ramp: plan.ramp / plan.processes as f64,
             opening_max: part(plan.opening_max).max(1),
             run,
@@ -43,11 +30,11 @@ pub(super) fn worker_plans(plan: &FloorPlan, target: &Target, run: u32, note_str
             disturbance: None,
             reconnects: false,
             settle_ns: plan.settle.as_nanos() as u64,
-        });
-        next_source += sources;
-        next_stream += readers;
-    }
-    plans
+        }
+    };
+    let mut workers: Vec<WorkerPlan> = (0..plan.processes).map(worker).collect();
+    spread::number_and_place(&mut workers);
+    workers
 }
 
 fn dialect() -> Dialect {
@@ -57,10 +44,6 @@ fn dialect() -> Dialect {
         open_on: OpenOn::Open,
         publish: PublishRequest::plain("POST", "/{topic}"),
     }
-}
-
-fn source(index: usize) -> Ipv4Addr {
-    Ipv4Addr::new(127, 0, 0, 2 + (index % SOURCES_MAX) as u8)
 }
 
 #[cfg(test)]

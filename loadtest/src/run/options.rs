@@ -1,14 +1,13 @@
 //! The flags of `loadtest run`, as written.
 
-use std::num::ParseFloatError;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::assertion::Assertion;
 use crate::dialect::OpenOn;
+use crate::duration::parse_duration;
 use crate::peers::Peer;
 use crate::schedule::Schedule;
 
@@ -184,16 +183,4 @@ pub(crate) enum PublishBy {
     Http,
     /// PUBLISH
     Redis,
-}
-
-/// `250ms`, `10s`, `2m`, or plain seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let (number, unit_s) = match text {
-        _ if text.ends_with("ms") => (&text[..text.len() - 2], 0.001),
-        _ if text.ends_with('s') => (&text[..text.len() - 1], 1.0),
-        _ if text.ends_with('m') => (&text[..text.len() - 1], 60.0),
-        _ => (text, 1.0),
-    };
-    let number: f64 = number.parse().map_err(|error: ParseFloatError| error.to_string())?;
-    Duration::try_from_secs_f64(number * unit_s).map_err(|error| error.to_string())
 }

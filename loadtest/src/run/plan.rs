@@ -1,7 +1,5 @@
 //! Flags as written → a plan as meant, once.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,16 +11,9 @@ use crate::dialect::{Dialect, PublishRequest};
 use crate::machine::Environment;
 use crate::payload;
 use crate::publisher::{PublishPlan, Via};
-use crate::swarm::{Disturbance, WorkerPlan};
+use crate::swarm::{Disturbance, WorkerPlan, spread};
 use crate::target::Target;
 
-/// Streams of one worker at most: 20,000 descriptors are a common hard limit, less some reserve.
-const STREAMS_PER_PROCESS_MAX: usize = 15_000;
-/// Streams per source address: far from the 28,232 ports an address has by default, so that runs
-/// can follow each other while the ports of the last one are still in TIME_WAIT.
-const STREAMS_PER_SOURCE: usize = 5_000;
-/// 127.0.0.2 … 127.0.0.250.
-const SOURCES_MAX: usize = 249;
 /// About so many events of a run have the time noted at which the last stream had them.
 const LAST_NOTES: u64 = 16_384;
 
@@ -191,36 +182,19 @@ impl Flags {
         })
     }
 
-    /// `auto`: as many as the descriptors demand, and one per core where there is enough to share.
-    fn processes(&self) -> Result<usize> {
-        let streams = self.streams + self.slow + self.stalled;
-        if self.processes == "auto" {
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            return Ok(streams.div_ceil(STREAMS_PER_PROCESS_MAX).max(cores.min(streams.div_ceil(2_000))));
-        }
-        match self.processes.parse() {
-            Ok(processes) if processes > 0 => Ok(streams.min(processes)),
-            _ => bail!("--processes: a number or `auto`"),
-        }
-    }
-
     fn worker_plans(&self, endpoint: &Endpoint, topics: &[String], run: u32, total: u64) -> Result<Vec<WorkerPlan>> {
-        let is_local = matches!(endpoint.subscribe.addr.ip(), IpAddr::V4(ip) if ip.is_loopback());
-        let processes = self.processes()?;
-        let (mut next_source, mut next_stream) = (0, 0);
-        let mut plans = Vec::new();
-        for index in 0..processes {
-            let part = |total| share(total, index, processes);
-            let mut plan = WorkerPlan {
+        let processes = spread::processes(&self.processes, self.streams + self.slow + self.stalled)?;
+        let worker = |index| {
+            let part = |total| spread::share(total, index, processes);
+            WorkerPlan {
                 target: endpoint.subscribe.clone(),
                 dialect: endpoint.dialect.clone(),
                 readers: part(self.streams),
                 slow: part(self.slow),
                 stalled: part(self.stalled),
                 slow_bytes_per_s: self.slow_rate,
-                first_stream: next_stream,
+                first_stream: 0,
                 sources: Vec::new(),
-                streams_per_source: STREAMS_PER_SOURCE,
                 ramp: self.ramp / processes as f64,
                 opening_max: part(self.opening_max).max(1),
                 run,
@@ -232,14 +206,11 @@ impl Flags {
                 disturbance: self.disturbance(processes),
                 reconnects: self.reconnect,
                 settle_ns: self.settle.as_nanos() as u64,
-            };
-            let sources = if is_local { plan.streams().div_ceil(STREAMS_PER_SOURCE) } else { 0 };
-            plan.sources = (next_source..next_source + sources).map(loopback_source).collect();
-            next_source += sources;
-            next_stream += plan.streams();
-            plans.push(plan);
-        }
-        Ok(plans)
+            }
+        };
+        let mut workers: Vec<WorkerPlan> = (0..processes).map(worker).collect();
+        spread::number_and_place(&mut workers);
+        Ok(workers)
     }
 
     fn disturbance(&self, processes: usize) -> Option<Disturbance> {
@@ -247,14 +218,6 @@ impl Flags {
         let churn = self.churn.map(|churn| Disturbance::Churn { per_s: churn / processes as f64, for_ns });
         churn.or(self.storm.map(|share| Disturbance::Storm { after_ns: for_ns / 2, share }))
     }
-}
-
-fn share(total: usize, index: usize, of: usize) -> usize {
-    total / of + usize::from(index < total % of)
-}
-
-fn loopback_source(index: usize) -> Ipv4Addr {
-    Ipv4Addr::new(127, 0, 0, 2 + (index % SOURCES_MAX) as u8)
 }
 
 #[cfg(test)]

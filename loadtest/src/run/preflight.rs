@@ -58,7 +58,6 @@ mod tests {
             slow_bytes_per_s: 1,
             first_stream: 0,
             sources: Vec::new(),
-            streams_per_source: 1,
             ramp: 1.0,
             opening_max: 1,
             run: 0,

@@ -3,12 +3,14 @@
 //! `crew` starts workers and speaks to them in the words of `protocol`. A `worker` is one epoll loop;
 //! `conn` parses each of its streams, `seen` is what arrived on
 //! them, and `lives` holds that against what was published.
+//! `spread` shares streams out over workers and addresses.
 
 mod conn;
 mod crew;
 mod lives;
 mod protocol;
 mod seen;
+pub(crate) mod spread;
 mod worker;
 
 pub(crate) use self::crew::Crew;

@@ -37,9 +37,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) slow_bytes_per_s: u64,
     /// The number of this worker's first stream among all of the run.
     pub(crate) first_stream: usize,
-    /// Source addresses, each for this many streams in turn. Empty: the kernel's choice.
+    /// Source addresses, each for `STREAMS_PER_SOURCE` streams in turn. Empty: the kernel's choice.
     pub(crate) sources: Vec<Ipv4Addr>,
-    pub(crate) streams_per_source: usize,
     /// Connections per second this worker opens, at most.
     pub(crate) ramp: f64,
     /// Streams on their way to open at one time, at most.

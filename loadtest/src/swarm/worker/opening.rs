@@ -12,6 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::conn::Parser;
+use super::super::spread::STREAMS_PER_SOURCE;
 use super::{Conn, Kind, Phase, Worker};
 use crate::clock::now_ns;
 use crate::procfs;
@@ -88,7 +89,7 @@ impl Worker {
 
     fn source(&self, index: usize) -> Option<Ipv4Addr> {
         let sources = &self.plan.sources;
-        let turn = index / self.plan.streams_per_source.max(1);
+        let turn = index / STREAMS_PER_SOURCE;
         (!sources.is_empty()).then(|| sources[turn % sources.len()])
     }
 
