@@ -19,11 +19,11 @@ impl Ledger {
         Self { checks: vec![StreamCheck::default(); streams * slots], slots }
     }
 
-    /// Takes the number of an event that arrived on `stream`.
+    /// Takes the number of an event that arrived on `stream`; true if it had not arrived before.
     #[inline]
-    pub fn handle_event(&mut self, stream: usize, slot: usize, seq: u64) {
+    pub fn handle_event(&mut self, stream: usize, slot: usize, seq: u64) -> bool {
         debug_assert!(slot < self.slots);
-        self.checks[stream * self.slots + slot].handle_event(seq);
+        self.checks[stream * self.slots + slot].note_event(seq)
     }
 
     /// Takes a reset of one sequence of `stream`.

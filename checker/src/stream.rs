@@ -69,6 +69,12 @@ impl StreamCheck {
     /// Takes the number of an event that arrived.
     #[inline]
     pub fn handle_event(&mut self, seq: u64) {
+        self.note_event(seq);
+    }
+
+    /// The same; true if it had not arrived before.
+    #[inline]
+    pub fn note_event(&mut self, seq: u64) -> bool {
         self.received += 1;
         if self.received > 1 && seq > self.high {
             let jumped = self.high + 1..seq;
@@ -78,13 +84,14 @@ impl StreamCheck {
             }
             self.high = seq;
             self.reset_pending = false;
+            true
         } else {
-            self.handle_first_or_displaced(seq);
+            self.handle_first_or_displaced(seq)
         }
     }
 
     #[cold]
-    fn handle_first_or_displaced(&mut self, seq: u64) {
+    fn handle_first_or_displaced(&mut self, seq: u64) -> bool {
         if self.received == 1 {
             (self.low, self.high) = (seq, seq);
             self.below_told = self.reset_pending;
@@ -101,7 +108,9 @@ impl StreamCheck {
             self.out_of_order = self.out_of_order.saturating_add(1);
         } else {
             self.doubled = self.doubled.saturating_add(1);
+            return false;
         }
+        true
     }
 
     /// Takes a reset: the gap that directly follows it has been told to the reader.
@@ -158,12 +167,12 @@ impl StreamCheck {
         }
     }
 
-    /// Calls `visit` with each range of `covered` that neither arrived nor was told, ascending.
-    pub fn for_each_lost(&self, covered: &Range<u64>, mut visit: impl FnMut(Range<u64>)) {
-        self.for_each_missing(|missing, was_told| {
-            let lost = clip(&missing, covered);
-            if !was_told && !lost.is_empty() {
-                visit(lost);
+    /// Calls `visit` with each range of `covered` that did not arrive, ascending: lost, or told.
+    pub fn for_each_undelivered(&self, covered: &Range<u64>, mut visit: impl FnMut(Range<u64>)) {
+        self.for_each_missing(|missing, _| {
+            let undelivered = clip(&missing, covered);
+            if !undelivered.is_empty() {
+                visit(undelivered);
             }
         });
     }
@@ -326,13 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_named_and_what_was_told_is_not() {
+    fn what_did_not_arrive_is_named_whether_it_was_told_or_not() {
         let mut check = seen(&[0, 2]);
         check.handle_reset();
         check.handle_event(5);
-        let mut lost = Vec::new();
-        check.for_each_lost(&(0..9), |range| lost.push(range));
-        assert_eq!(lost, [1..2, 6..9]);
+        let mut undelivered = Vec::new();
+        check.for_each_undelivered(&(0..9), |range| undelivered.push(range));
+        assert_eq!(undelivered, [1..2, 3..5, 6..9]);
     }
 
     #[test]

@@ -22,6 +22,13 @@ pub(crate) fn commit() -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
+/// Which build this is: two of the same version are told apart by when they were built.
+pub(crate) fn build() -> String {
+    let built = std::env::current_exe().and_then(|path| path.metadata()?.modified()).ok();
+    let built = built.map(|at| humantime::format_rfc3339_seconds(at).to_string()).unwrap_or_default();
+    format!("{} of {built}", env!("CARGO_PKG_VERSION"))
+}
+
 /// RFC 3339, UTC.
 pub(crate) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()

@@ -79,6 +79,8 @@ pub(crate) struct Outcome {
     pub(crate) last_sent_ns: u64,
     /// Sent − intended.
     pub(crate) late: Latencies,
+    /// Events that had to wait because too many before them were unanswered.
+    pub(crate) waited: u64,
     pub(crate) first_error: Option<String>,
 }
 
@@ -125,6 +127,7 @@ impl Outcome {
         self.first_sent_ns = self.first_sent_ns.into_iter().chain(part.first_sent_ns).min();
         self.last_sent_ns = self.last_sent_ns.max(part.last_sent_ns);
         self.late.merge(&part.late.to_buckets());
+        self.waited += part.waited;
         self.first_error = self.first_error.take().or(part.first_error);
     }
 }
@@ -143,6 +146,8 @@ struct Publisher<'a> {
     /// Sent and not answered, oldest first.
     in_flight: VecDeque<u64>,
     last_answer_ns: u64,
+    /// True exactly when the next event could not be sent before an answer came.
+    room_is_lacking: bool,
     out: Vec<u8>,
     outcome: Outcome,
 }
@@ -163,6 +168,7 @@ impl<'a> Publisher<'a> {
             connection: None,
             in_flight: VecDeque::new(),
             last_answer_ns: 0,
+            room_is_lacking: false,
             out: Vec::new(),
             outcome: Outcome::new(plan),
         }
@@ -206,13 +212,16 @@ impl<'a> Publisher<'a> {
 
     fn send_due(&mut self, connection: &mut Connection) -> Result<()> {
         self.out.clear();
+        let room_was_lacking = std::mem::take(&mut self.room_is_lacking);
         while self.may_send() && self.out.len() < WRITE_LEN {
             let (intended_ns, sent_ns) = (self.next_due_ns(), now_ns());
             if sent_ns < intended_ns {
                 break;
             }
+            self.outcome.waited += u64::from(room_was_lacking);
             self.encode_next(intended_ns, sent_ns);
         }
+        self.room_is_lacking = self.in_flight.len() >= self.plan.in_flight_max;
         if self.out.is_empty() {
             return Ok(());
         }

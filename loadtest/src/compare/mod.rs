@@ -59,6 +59,8 @@ struct ServerResults {
     /// Leaf → smallest and largest.
     ranges: std::collections::BTreeMap<String, (f64, f64)>,
     skipped: Option<String>,
+    /// True exactly when a run that should have been was not.
+    has_failed: bool,
 }
 
 /// Measures what is not measured yet, prints the table, writes the reports. True if every run passed.
@@ -77,7 +79,8 @@ pub(crate) fn run(flags: &Flags) -> Result<bool> {
             for &contestant in &contestants {
                 done += 1;
                 let server = contestant.name();
-                if state.find(&scenario.name, server, round, &scenario.fingerprint).is_some() {
+                let setup = scenario.setup(contestant);
+                if state.is_done(&scenario.name, server, round, &setup) {
                     continue;
                 }
                 eprintln!("[{done}/{runs}, {:.0} s] {} · {server}", started.elapsed().as_secs_f64(), scenario.name);
@@ -86,7 +89,7 @@ pub(crate) fn run(flags: &Flags) -> Result<bool> {
                     scenario: scenario.name.clone(),
                     server: server.to_owned(),
                     round,
-                    flags: scenario.fingerprint.clone(),
+                    setup,
                     outcome,
                 })?;
             }
@@ -106,8 +109,8 @@ fn results(
     let servers = |scenario: &Planned| {
         let measured = contestants.iter().map(|&contestant| {
             let server = contestant.name();
-            let rows = (1..=flags.rounds())
-                .filter_map(|round| state.find(&scenario.name, server, round, &scenario.fingerprint));
+            let setup = scenario.setup(contestant);
+            let rows = (1..=flags.rounds()).filter_map(|round| state.find(&scenario.name, server, round, &setup));
             server_results(server, rows)
         });
         let absent = missing.iter().map(|(contestant, why)| ServerResults {
@@ -115,6 +118,7 @@ fn results(
             medians: Value::Null,
             ranges: Default::default(),
             skipped: Some(why.clone()),
+            has_failed: false,
         });
         measured.chain(absent).collect()
     };
@@ -135,16 +139,25 @@ fn results(
 }
 
 fn server_results<'a>(server: &str, rows: impl Iterator<Item = &'a Row>) -> ServerResults {
-    let (mut reports, mut skipped) = (Vec::new(), None);
+    let (mut reports, mut skipped, mut failed) = (Vec::new(), None, Vec::new());
     for row in rows {
         match &row.outcome {
             Outcome::Report(report) => reports.push(report.clone()),
             Outcome::Skipped(why) => skipped = Some(why.clone()),
+            Outcome::Failed(why) => failed.push(format!("round {} failed: {why}", row.round)),
         }
     }
-    let medians = Medians::of(&reports);
+    if !failed.is_empty() && reports.is_empty() {
+        skipped = Some(failed.join("; "));
+    }
+    let mut medians = Medians::of(&reports);
+    if let Some(medians) = medians.as_mut().filter(|_| !failed.is_empty()) {
+        medians.report["passed"] = false.into();
+        medians.report["faults"] = failed.clone().into();
+    }
+    let has_failed = !failed.is_empty();
     let (report, ranges) = medians.map_or((Value::Null, Default::default()), |m| (m.report, m.ranges));
-    ServerResults { server: server.to_owned(), medians: report, ranges, skipped }
+    ServerResults { server: server.to_owned(), medians: report, ranges, skipped, has_failed }
 }
 
 fn finish(flags: &Flags, results: &Results, contestants: &[Contestant]) -> Result<bool> {
@@ -158,7 +171,9 @@ fn finish(flags: &Flags, results: &Results, contestants: &[Contestant]) -> Resul
             .with_context(|| format!("write {}", path.display()))?;
     }
     let all = results.scenarios.iter().flat_map(|scenario| &scenario.servers);
-    Ok(all.into_iter().all(|server| server.skipped.is_some() || server.medians["passed"] == Value::Bool(true)))
+    Ok(all
+        .into_iter()
+        .all(|server| !server.has_failed && (server.medians.is_null() || server.medians["passed"] == true)))
 }
 
 fn page(flags: &Flags, results: &Results, contestants: &[Contestant]) -> Page {

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum as _};
 use super::floor_row;
 use super::state::Outcome;
 use crate::peers::Peer;
+use crate::provenance;
 use crate::run::{self, Scenario};
 
 const ROUNDS: usize = 3;
@@ -70,8 +71,8 @@ pub(super) enum Contestant {
 pub(super) struct Planned {
     pub(super) name: String,
     pub(super) summary: String,
-    /// The flags as text, for [`super::state::Row::flags`].
-    pub(super) fingerprint: String,
+    /// The flags as text.
+    words: String,
     flags: run::Flags,
 }
 
@@ -116,7 +117,7 @@ impl Flags {
         extra.extend(changes.flat_map(|(_, flags)| flags.iter().map(|&flag| flag.to_owned())));
         extra.extend(self.overrides.iter().cloned());
         let flags = scenario.to_flags(&name, &extra)?;
-        Ok(Planned { summary: scenario.summary.clone(), fingerprint: scenario.words(&extra), flags, name })
+        Ok(Planned { summary: scenario.summary.clone(), words: scenario.words(&extra), flags, name })
     }
 }
 
@@ -186,6 +187,15 @@ impl Planned {
         once_s * flags.search.unwrap_or(1) as f64
     }
 
+    /// The flags, and the builds of server and harness: rounds of different ones are not put together.
+    pub(super) fn setup(&self, contestant: Contestant) -> String {
+        let version = match contestant {
+            Contestant::Floor => String::new(),
+            Contestant::Peer(peer) => peer.version().unwrap_or_default(),
+        };
+        format!("{} | {version} | loadtest {}", self.words, provenance::build())
+    }
+
     pub(super) fn measure(&self, contestant: Contestant) -> Outcome {
         if let Some(why) = self.why_not(contestant) {
             return Outcome::Skipped(why);
@@ -198,7 +208,7 @@ impl Planned {
         };
         match measured {
             Ok(report) => Outcome::Report(report),
-            Err(error) => Outcome::Skipped(format!("{error:#}")),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
         }
     }
 
@@ -211,6 +221,12 @@ impl Planned {
             Contestant::Floor => None,
             Contestant::Peer(peer) if per_stream > peer.topics_per_stream_max() => {
                 Some(format!("its streams have at most {} topics", peer.topics_per_stream_max()))
+            }
+            Contestant::Peer(peer)
+                if peer.stream_duration_max().is_some_and(|max| self.length_s() > max.as_secs_f64())
+                    && flags.search.is_none() =>
+            {
+                Some("it ends every stream before this scenario is over".to_owned())
             }
             Contestant::Peer(peer) if flags.restart_broker && !peer.has_broker() => {
                 Some("it has no broker that could be restarted".to_owned())

@@ -15,8 +15,8 @@ pub(super) struct Row {
     pub(super) scenario: String,
     pub(super) server: String,
     pub(super) round: usize,
-    /// All that decides the result besides the server: runs with others are others.
-    pub(super) flags: String,
+    /// All that decides the result besides the server's name: runs with others are others.
+    pub(super) setup: String,
     pub(super) outcome: Outcome,
 }
 
@@ -24,8 +24,10 @@ pub(super) struct Row {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Outcome {
     Report(Value),
-    /// Why there is none.
+    /// Why there can be none.
     Skipped(String),
+    /// Why there should have been one. It is tried again when the comparison goes on.
+    Failed(String),
 }
 
 /// The rows, and the file they are kept in if one was named.
@@ -51,10 +53,17 @@ impl State {
         Ok(Self { rows, file: Some(file) })
     }
 
-    pub(super) fn find(&self, scenario: &str, server: &str, round: usize, flags: &str) -> Option<&Row> {
-        self.rows
-            .iter()
-            .find(|row| row.scenario == scenario && row.server == server && row.round == round && row.flags == flags)
+    /// The last such run.
+    pub(super) fn find(&self, scenario: &str, server: &str, round: usize, setup: &str) -> Option<&Row> {
+        let is_it =
+            |row: &&Row| row.scenario == scenario && row.server == server && row.round == round && row.setup == setup;
+        self.rows.iter().rev().find(is_it)
+    }
+
+    /// A run that failed is not done.
+    pub(super) fn is_done(&self, scenario: &str, server: &str, round: usize, setup: &str) -> bool {
+        let row = self.find(scenario, server, round, setup);
+        row.is_some_and(|row| !matches!(row.outcome, Outcome::Failed(_)))
     }
 
     pub(super) fn push(&mut self, row: Row) -> Result<()> {
@@ -73,7 +82,7 @@ mod tests {
 
     fn row(round: usize) -> Row {
         let outcome = Outcome::Report(serde_json::json!({"p99_ms": round}));
-        Row { scenario: "s".to_owned(), server: "x".to_owned(), round, flags: "f".to_owned(), outcome }
+        Row { scenario: "s".to_owned(), server: "x".to_owned(), round, setup: "f".to_owned(), outcome }
     }
 
     #[test]
@@ -89,5 +98,16 @@ mod tests {
         let state = State::open(Some(&path)).unwrap();
         assert!(state.find("s", "x", 1, "f").is_some() && state.find("s", "x", 2, "f").is_some());
         assert!(state.find("s", "x", 1, "other flags").is_none());
+        assert!(state.is_done("s", "x", 1, "f") && !state.is_done("s", "x", 3, "f"));
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_and_the_last_try_counts() {
+        let mut state = State::open(None).unwrap();
+        state.push(Row { outcome: Outcome::Failed("it died".to_owned()), ..row(1) }).unwrap();
+        assert!(!state.is_done("s", "x", 1, "f"));
+        state.push(row(1)).unwrap();
+        assert!(state.is_done("s", "x", 1, "f"));
+        assert!(matches!(state.find("s", "x", 1, "f").unwrap().outcome, Outcome::Report(_)));
     }
 }

@@ -76,7 +76,8 @@ fn write_server(f: &mut fmt::Formatter<'_>, server: &ServerResults, floor_us: Op
         number("server_open_us", 1),
     )?;
     if let Some(held) = leaves.number("held_deliveries_per_s") {
-        writeln!(f, "{:<16} holds {} deliveries/s", "", grouped(held.round() as u64))?;
+        let at_least = if leaves.get("held_is_lower_bound").is_some_and(|is| is == true) { "at least " } else { "" };
+        writeln!(f, "{:<16} holds {at_least}{} deliveries/s", "", grouped(held.round() as u64))?;
     }
     let faults = leaves.list("faults").iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>();
     if !faults.is_empty() {

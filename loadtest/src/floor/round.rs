@@ -7,8 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use anyhow::{Result, ensure};
 
 use super::FloorPlan;
 use super::process::ServerProcess;
@@ -17,6 +16,7 @@ use super::report::FloorReport;
 use super::subscribers::worker_plans;
 use super::sum::Found;
 use crate::clock::now_ns;
+use crate::procfs;
 use crate::report::grouped;
 use crate::swarm::{Command, Crew, Progress, Slot};
 use crate::target::Target;
@@ -45,7 +45,7 @@ pub(super) struct Round<'a> {
 impl<'a> Round<'a> {
     /// Starts the server, then the workers; they begin to open streams.
     pub(super) fn start(plan: &'a FloorPlan) -> Result<Self> {
-        raise_descriptors(plan.streams)?;
+        check_descriptors(plan.streams)?;
         let run = (now_ns() ^ u64::from(std::process::id()) << 20) as u32;
         let note_stride = note_stride(plan);
         let server = ServerProcess::start(&ServerPlan {
@@ -140,11 +140,9 @@ impl<'a> Round<'a> {
 }
 
 /// The server and its workers inherit the limit.
-fn raise_descriptors(streams: usize) -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .context("raise the limit of descriptors")?;
-    let (needed, granted) = (streams as u64 + RESERVE, limit.maximum.unwrap_or(u64::MAX));
+fn check_descriptors(streams: usize) -> Result<()> {
+    procfs::raise_descriptors();
+    let (needed, granted) = (streams as u64 + RESERVE, procfs::open_files_max(std::process::id())?);
     ensure!(needed <= granted, "descriptors: the floor server needs {needed}, a process may have {granted}");
     Ok(())
 }

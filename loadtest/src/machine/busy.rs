@@ -4,8 +4,9 @@
 //! does the receiver's work) and steal (time the hypervisor gave to somebody else: this machine could not
 //! have had it). Waiting for a disk is idle. Guest time is inside user already.
 //!
-//! One core at its limit is a bottleneck too, when the thread that matters is on it: the busiest core is
-//! told beside the whole. Not chosen: load averages, which lag by a minute and count sleepers.
+//! Where the kernel samples at its clock ticks, work that comes and goes between two of them is not seen:
+//! a low share says little, a high one is true. Not chosen: load averages, which lag by a minute and
+//! count sleepers.
 
 use std::fs;
 
@@ -29,8 +30,6 @@ struct CpuTicks {
 pub(crate) struct Busy {
     /// Of all cores together.
     pub(crate) machine_share: f64,
-    /// Of the busiest core.
-    pub(crate) core_share_max: f64,
     /// Of all cores, taken by other guests of the host.
     pub(crate) steal_share: f64,
 }
@@ -55,11 +54,7 @@ impl Ticks {
         let grown: Vec<CpuTicks> = self.0.iter().zip(&earlier.0).map(|(now, then)| now.since(*then)).collect();
         let sum = |part: fn(&CpuTicks) -> u64| grown.iter().map(part).sum::<u64>() as f64;
         let all = sum(|cpu| cpu.all);
-        (all > 0.0).then(|| Busy {
-            machine_share: sum(|cpu| cpu.busy) / all,
-            core_share_max: grown.iter().map(CpuTicks::share).fold(0.0, f64::max),
-            steal_share: sum(|cpu| cpu.steal) / all,
-        })
+        (all > 0.0).then(|| Busy { machine_share: sum(|cpu| cpu.busy) / all, steal_share: sum(|cpu| cpu.steal) / all })
     }
 }
 
@@ -71,10 +66,6 @@ impl CpuTicks {
             steal: self.steal.saturating_sub(earlier.steal),
             all: self.all.saturating_sub(earlier.all),
         }
-    }
-
-    fn share(&self) -> f64 {
-        if self.all == 0 { 0.0 } else { self.busy as f64 / self.all as f64 }
     }
 }
 
@@ -114,7 +105,6 @@ mod tests {
         let before = ticks(["1000 0 0 5000 0 0 0 0 0 0", "1000 0 0 5000 0 0 0 0 0 0"]);
         let after = ticks(["1010 5 20 5040 10 5 5 5 10 0", "1000 0 0 5100 0 0 0 0 0 0"]);
         let busy = after.busy_since(&before).unwrap();
-        assert!(close(busy.core_share_max, 0.5), "{busy:?}");
         assert!(close(busy.machine_share, 0.25), "{busy:?}");
         assert!(close(busy.steal_share, 0.025), "{busy:?}");
         assert!(!busy.is_saturated());

@@ -17,13 +17,15 @@ const POLICY_TEXT: &str = "#!/bin/sh\nexit 101\n";
 
 /// Forbids services to be started until it is dropped.
 struct Forbidden {
-    /// True exactly when there was no policy before.
+    /// True exactly when there was none before but ours.
     is_ours: bool,
 }
 
 impl Forbidden {
     fn new() -> Result<Self> {
-        if Path::new(POLICY).exists() {
+        // One that an interrupted installation left behind is ours again.
+        let is_ours = fs::read_to_string(POLICY).is_ok_and(|text| text == POLICY_TEXT);
+        if Path::new(POLICY).exists() && !is_ours {
             let code = Command::new(POLICY).args(["fanwheel-loadtest", "start"]).stdout(Stdio::null()).status()?.code();
             ensure!(code == Some(101), "{POLICY} lets packages start services; install them by hand");
             return Ok(Self { is_ours: false });

@@ -37,6 +37,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
+use crate::procfs;
 use crate::publisher::Via;
 use crate::target::Target;
 
@@ -154,7 +155,7 @@ impl Peer {
 
     /// Starts it and waits until it accepts connections.
     pub(crate) fn start(self, setup: &Setup) -> Result<Running> {
-        process::raise_descriptors();
+        procfs::raise_descriptors();
         match self {
             Self::Fanwheel => fanwheel::start(setup, None),
             Self::FanwheelRedis => fanwheel::start(setup, Some(Redis::start(&setup.dir)?)),

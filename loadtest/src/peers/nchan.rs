@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::process::{Process, descriptors_max};
 use super::{Running, Setup, install, ports};
-use crate::dialect::{Dialect, OpenOn, PublishRequest};
+use crate::dialect::Dialect;
 
 pub(super) const NOTE: &str = "Debian's packages, memory store, one worker per core. Changed: connections and descriptors \
      per worker, a listen queue per worker (reuseport, so that the streams are spread evenly) of 4,096, publishers' \
@@ -53,17 +53,7 @@ pub(super) fn start(setup: &Setup) -> Result<Running> {
     // The master listens before its workers are there.
     server.wait_for_family(1 + setup.cores)?;
     server.wait_for(&target)?;
-    Ok(Running::by_http(dialect(), target, server))
-}
-
-/// Topics are channel ids as they stand in the request, percent-encoded on both sides.
-fn dialect() -> Dialect {
-    Dialect {
-        subscribe_path: "/events?topic={topics}".to_owned(),
-        topic_separator: ",".to_owned(),
-        open_on: OpenOn::Head,
-        publish: PublishRequest::plain("POST", "/publish?topic={topic}"),
-    }
+    Ok(Running::by_http(Dialect::nchan(), target, server))
 }
 
 /// Debian's place for it is not on the PATH of everybody.

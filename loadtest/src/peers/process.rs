@@ -9,6 +9,7 @@
 //! started (where util-linux' `setpriv` is there to ask for it).
 //! **Not chosen:** process groups of their own. In this one, Ctrl-C reaches the servers too.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -20,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 
 use super::install;
 use crate::target::Target;
@@ -39,6 +40,8 @@ pub(super) struct Process {
     child: Child,
     /// Its standard output and error.
     log: PathBuf,
+    /// (id, began) of those that were seen to belong to it: they are ended even if it ends before.
+    known: RefCell<HashSet<(u32, u64)>>,
 }
 
 /// A process as the kernel lists it.
@@ -60,7 +63,7 @@ impl Process {
         let mut command = bound_to_this_thread(command);
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = command.spawn().with_context(|| format!("{name}: cannot start {:?}", command.get_program()))?;
-        Ok(Self { name, child, log })
+        Ok(Self { name, child, log, known: RefCell::default() })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -69,7 +72,9 @@ impl Process {
 
     /// It and its descendants as they are now.
     pub(super) fn pids(&self) -> Vec<u32> {
-        family(self.pid(), &entries()).iter().map(|entry| entry.pid).collect()
+        let members = family(self.pid(), &entries());
+        self.known.borrow_mut().extend(members.iter().map(|entry| (entry.pid, entry.began)));
+        members.iter().map(|entry| entry.pid).collect()
     }
 
     /// Waits until it accepts connections at `target`.
@@ -80,7 +85,9 @@ impl Process {
     /// Waits until it has `len` processes, itself included.
     pub(super) fn wait_for_family(&mut self, len: usize) -> Result<()> {
         let root = self.pid();
-        self.wait_until("its workers", || family(root, &entries()).len() >= len)
+        self.wait_until("its workers", || family(root, &entries()).len() >= len)?;
+        self.pids();
+        Ok(())
     }
 
     /// Waits until `is_ready`; an error with the end of its log when it ended or takes too long.
@@ -123,7 +130,7 @@ impl Process {
     }
 
     fn end(&mut self) {
-        let mut members: HashSet<(u32, u64)> = HashSet::new();
+        let mut members = self.known.take();
         let mut note_family = |entries: &[Entry], root: u32| {
             members.extend(family(root, entries).iter().map(|entry| (entry.pid, entry.began)));
             let is_left = |entry: &&Entry| !entry.is_zombie && members.contains(&(entry.pid, entry.began));
@@ -148,10 +155,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Already collected: its id may be somebody else's by now.
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.end();
+            return self.end();
         }
+        // Already collected: its id may be somebody else's by now. Those it left behind are known by
+        // their ids and when they began.
+        let known = self.known.take();
+        let is_left = |entry: &&Entry| !entry.is_zombie && known.contains(&(entry.pid, entry.began));
+        entries().iter().filter(is_left).for_each(|entry| signal(entry.pid, Signal::KILL));
     }
 }
 
@@ -170,12 +181,6 @@ fn bound_to_this_thread(command: &Command) -> Command {
     bound.args(command.get_args());
     bound.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     bound
-}
-
-/// Lets this process, and so the servers it starts, have as many descriptors as it may.
-pub(super) fn raise_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Descriptors a process may have.
@@ -259,6 +264,23 @@ mod tests {
         drop(process);
         let left: Vec<Entry> = entries().into_iter().filter(|e| pids.contains(&e.pid) && !e.is_zombie).collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn those_whose_parent_crashed_are_ended_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process =
+            Process::start("shell", Command::new("sh").args(["-c", "sleep 60 & sleep 60 & wait"]), dir.path()).unwrap();
+        process.wait_for_family(3).unwrap();
+        let pids = process.pids();
+        process.kill().unwrap();
+        drop(process);
+        // They are killed; the kernel takes a moment.
+        let deadline = Instant::now() + START_WAIT;
+        while entries().iter().any(|entry| pids.contains(&entry.pid) && !entry.is_zombie) {
+            assert!(Instant::now() < deadline, "{pids:?} are left");
+            thread::sleep(POLL_WAIT);
+        }
     }
 
     #[test]

@@ -175,10 +175,11 @@ impl Report {
             table.line(
                 "opened again",
                 &format!(
-                    "{} (cut {}, ended by the server {}){}{}",
+                    "{} (cut {}, ended by the server {}, not open again {}){}{}",
                     grouped(d.reopened),
                     grouped(d.cut),
                     grouped(d.ended_by_server),
+                    grouped(d.not_reopened),
                     took.unwrap_or_default(),
                     over.unwrap_or_default()
                 ),

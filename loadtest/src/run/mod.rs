@@ -225,14 +225,14 @@ impl<'a> Run<'a> {
     fn publish(&mut self, midway: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let mut midway = Some(midway);
         let plan = self.plan;
+        self.metrics_before = plan.endpoint.admin.as_ref().and_then(|admin| or_remark(scrape(admin)));
+        self.gauge.handle_start();
         self.start_ns = now_ns() + START_DELAY_NS;
         let start_ns = self.start_ns;
         self.crew.tell(&Command::Start(start_ns))?;
         let Some(publish) = &plan.publish else {
             return Ok(());
         };
-        self.metrics_before = plan.endpoint.admin.as_ref().and_then(|admin| or_remark(scrape(admin)));
-        self.gauge.handle_start();
         let (own_before, is_over, sent) = (Cpu::own(), AtomicBool::new(false), AtomicU64::new(0));
         let outcome = thread::scope(|scope| {
             let publisher = scope.spawn(|| {
@@ -284,9 +284,8 @@ impl<'a> Run<'a> {
             if progress.received > before {
                 last_change = Instant::now();
             }
-            let readers = progress.readers_opened.saturating_sub(progress.readers_closed);
             // With topics shared out in rotation each stream gets its share to within one event of each topic.
-            let is_all_there = progress.received as f64 >= each * readers as f64;
+            let is_all_there = progress.received as f64 >= each * progress.readers_open as f64;
             let patience = if is_all_there { GRACE } else { self.plan.settle };
             if last_change.elapsed() >= patience {
                 break;

@@ -52,10 +52,10 @@ pub(crate) struct Flags {
     #[arg(long, help_heading = "Streams", default_value_t = 1_000)]
     pub(crate) streams: usize,
     /// Topics by name
-    #[arg(long, help_heading = "Streams", value_name = "A,B,…")]
+    #[arg(long, help_heading = "Streams", value_name = "A,B,…", overrides_with = "topic_count")]
     pub(crate) topics: Option<String>,
     /// So many topics, named by number
-    #[arg(long, help_heading = "Streams", value_name = "N")]
+    #[arg(long, help_heading = "Streams", value_name = "N", overrides_with = "topics")]
     pub(crate) topic_count: Option<usize>,
     /// Topics that each stream reads [default: all of them]
     #[arg(long, help_heading = "Streams", value_name = "N")]

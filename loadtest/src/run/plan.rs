@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::options::{Flags, Known, PublishBy};
 use super::preflight;
@@ -10,6 +10,7 @@ use crate::clock::now_ns;
 use crate::dialect::{Dialect, PublishRequest};
 use crate::machine::Environment;
 use crate::payload;
+use crate::procfs;
 use crate::publisher::{PublishPlan, Via};
 use crate::swarm::{Disturbance, WorkerPlan, spread};
 use crate::target::Target;
@@ -62,7 +63,7 @@ impl Flags {
         let publish = self.publish_plan(&endpoint, &topics, run);
         let workers =
             self.worker_plans(&endpoint, &topics, run, publish.as_ref().map_or(0, |publish| publish.total))?;
-        preflight::raise_descriptors();
+        procfs::raise_descriptors();
         let warnings = preflight::check(&Environment::read(None), &workers, &endpoint.server_pids)?;
         Ok(Plan {
             endpoint,
@@ -100,10 +101,9 @@ impl Flags {
     }
 
     pub(super) fn topic_names(&self) -> Result<Vec<String>> {
-        let topics: Vec<String> = match (&self.topics, self.topic_count) {
-            (Some(_), Some(_)) => bail!("--topics and --topic-count: one of them"),
-            (Some(names), None) => names.split(',').map(str::to_owned).collect(),
-            (None, count) => (0..count.unwrap_or(1)).map(|index| format!("load.{index}")).collect(),
+        let topics: Vec<String> = match &self.topics {
+            Some(names) => names.split(',').map(str::to_owned).collect(),
+            None => (0..self.topic_count.unwrap_or(1)).map(|index| format!("load.{index}")).collect(),
         };
         ensure!((1..=payload::INDEX_MAX).contains(&topics.len()), "topics: 1 to {}", payload::INDEX_MAX);
         let mut distinct = topics.clone();
@@ -231,7 +231,7 @@ mod tests {
         flags: Flags,
     }
 
-    fn plan(flags: &str) -> Result<Plan> {
+    fn plan_of(flags: &str) -> Result<Plan> {
         let flags = Line::try_parse_from(std::iter::once("run").chain(flags.split(' ')))?.flags;
         let endpoint = flags.endpoint()?;
         flags.into_plan_for(endpoint)
@@ -239,25 +239,26 @@ mod tests {
 
     #[test]
     fn defaults_make_a_plan() {
-        let plan = plan("--streams 3 --topics a").unwrap();
+        let plan = plan_of("--streams 3 --topics a").unwrap();
         assert_eq!((plan.readers, plan.topics, plan.workers.len()), (3, 1, 1));
         assert_eq!(plan.publish.unwrap().total, 100);
     }
 
     #[test]
     fn every_stream_is_in_exactly_one_worker_and_addresses_are_not_shared() {
-        let plan = plan("--streams 12001 --topics a,b --stalled 5 --slow 7 --processes 3").unwrap();
+        let plan = plan_of("--streams 12001 --topics a,b --stalled 5 --slow 7 --processes 3").unwrap();
         assert_eq!(plan.workers.iter().map(|w| w.readers).sum::<usize>(), 12_001);
         assert_eq!(plan.workers.iter().map(|w| w.slow).sum::<usize>(), 7);
         assert_eq!(plan.workers.iter().map(|w| w.stalled).sum::<usize>(), 5);
         let mut sources: Vec<_> = plan.workers.iter().flat_map(|w| w.sources.clone()).collect();
+        sources.sort();
         sources.dedup();
         assert_eq!(sources.len(), 3);
     }
 
     #[test]
     fn streams_take_their_topics_in_rotation_over_all_workers() {
-        let plan = plan("--streams 6 --topic-count 4 --topics-per-stream 2 --processes 2").unwrap();
+        let plan = plan_of("--streams 6 --topic-count 4 --topics-per-stream 2 --processes 2").unwrap();
         let topics = |worker: usize, stream| plan.workers[worker].topics_of(stream).collect::<Vec<_>>();
         assert_eq!(topics(0, 0), ["load.0", "load.1"]);
         assert_eq!(topics(0, 1), ["load.2", "load.3"]);
@@ -267,13 +268,16 @@ mod tests {
 
     #[test]
     fn a_flag_written_later_wins() {
-        let plan = plan("--streams 5 --topics a --streams 7 --topics b,c").unwrap();
+        let plan = plan_of("--streams 5 --topics a --streams 7 --topics b,c").unwrap();
         assert_eq!((plan.readers, plan.topics), (7, 2));
+        let topics = |flags: &str| plan_of(flags).unwrap().topics;
+        assert_eq!(topics("--streams 1 --topic-count 3 --topics a"), 1);
+        assert_eq!(topics("--streams 1 --topics a --topic-count 3"), 3);
     }
 
     #[test]
     fn any_server_can_be_described() {
-        let plan = plan(
+        let plan = plan_of(
             "--url http://127.0.0.1:1 --subscribe-path /s/{topics} --topic-separator + --open-on head \
              --publish-url http://127.0.0.1:2 --publish-body {\"d\":\"{payload}\"} --topics a",
         );
@@ -290,7 +294,6 @@ mod tests {
         for flags in [
             "--streams 0 --topics a",
             "--streams 1 --topics a,a",
-            "--streams 1 --topics a --topic-count 2",
             "--streams 1 --topic-count 2 --topics-per-stream 3",
             "--streams 1 --topics a --payload 10",
             "--streams 1 --topics a --processes none",
@@ -302,12 +305,12 @@ mod tests {
             "--streams 1 --topics a --subscribe-path /x",
             "--streams 1 --topics a --schedule never",
         ] {
-            assert!(plan(flags).is_err(), "{flags}");
+            assert!(plan_of(flags).is_err(), "{flags}");
         }
     }
 
     #[test]
     fn rate_zero_publishes_nothing() {
-        assert!(plan("--streams 1 --topics a --rate 0").unwrap().publish.is_none());
+        assert!(plan_of("--streams 1 --topics a --rate 0").unwrap().publish.is_none());
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Once;
 
 use anyhow::{Result, bail};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::machine::{Demand, Environment, Weight, limits};
 use crate::procfs;
@@ -11,12 +10,6 @@ use crate::swarm::WorkerPlan;
 
 /// What holds for every run of a search or a comparison is said once.
 static NOTED: Once = Once::new();
-
-/// Raises the soft descriptor limit to the hard one; workers inherit it.
-pub(super) fn raise_descriptors() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
 
 /// An error names what does not suffice; the strings returned are remarks.
 pub(super) fn check(machine: &Environment, workers: &[WorkerPlan], servers: &[u32]) -> Result<Vec<String>> {

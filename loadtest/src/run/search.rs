@@ -20,6 +20,8 @@ pub(crate) struct Search {
     /// Events per second.
     pub(crate) held_events_per_s: Option<f64>,
     pub(crate) held_deliveries_per_s: Option<f64>,
+    /// True exactly when every rate tried was held: the limit is higher.
+    pub(crate) held_is_lower_bound: bool,
     pub(crate) search_p99_limit_ms: f64,
     pub(crate) steps: Vec<Step>,
 }
@@ -71,10 +73,17 @@ pub(super) fn search(flags: &Flags, steps: usize, measure: &mut dyn FnMut(Flags)
         (Some((_, report)), _) | (None, Some(report)) => report,
         (None, None) => measure(flags.clone())?,
     };
+    // The figures are of the highest rate held; what stood in the way of more is seen where it was missed.
+    if let Some(missed) =
+        taken.iter().filter(|step| !step.passed).min_by(|a, b| a.offered_per_s.total_cmp(&b.offered_per_s))
+    {
+        report.bottleneck = missed.bottleneck;
+    }
     taken.sort_by(|a, b| a.offered_per_s.total_cmp(&b.offered_per_s));
     report.search = Some(Search {
         held_events_per_s: held.map(|(rate, _)| rate),
         held_deliveries_per_s: held.and_then(|(_, deliveries)| deliveries),
+        held_is_lower_bound: bounds.missed.is_none(),
         search_p99_limit_ms: flags.search_p99_ms,
         steps: taken,
     });

@@ -32,6 +32,7 @@ pub(super) struct Sum<'a> {
     connect_to_open: Latencies,
     cut_to_open: Latencies,
     last_reopened_ns: u64,
+    not_reopened: u64,
     /// Latencies that are only known to be at least what was recorded.
     censored: u64,
     orders_seen: u64,
@@ -67,6 +68,7 @@ impl<'a> Sum<'a> {
             connect_to_open: Latencies::default(),
             cut_to_open: Latencies::default(),
             last_reopened_ns: 0,
+            not_reopened: 0,
             censored: 0,
             orders_seen: 0,
             stalled_closed_ns: Vec::new(),
@@ -109,17 +111,19 @@ impl<'a> Sum<'a> {
         self.connect_to_open.merge(&done.connect_to_open);
         self.cut_to_open.merge(&done.cut_to_open);
         self.last_reopened_ns = self.last_reopened_ns.max(done.last_reopened_ns);
+        self.not_reopened += done.not_reopened;
         self.stalled_closed_ns.extend(done.stalled_closed_ns);
         self.first_error = self.first_error.take().or(done.first_error);
     }
 
-    /// A lost delivery took at least until the end of the run: left out, the slowest would make the figures better.
+    /// What did not arrive, told or not, took at least until the end of the run: left out, losing the
+    /// slowest would make the figures better.
     fn record_censored(&mut self) {
         let Some(outcome) = self.outcome else {
             return;
         };
         let late_ns = outcome.late.mean_ns();
-        for &(slot, first, end, streams) in &self.readers.lost {
+        for &(slot, first, end, streams) in &self.readers.undelivered {
             let slot = &outcome.slots[slot];
             for number in (first..end).filter(|number| slot.uncertain.binary_search(number).is_err()) {
                 let waited_ns = self.end_ns.saturating_sub(slot.sent_ns[number as usize]);
@@ -221,7 +225,7 @@ impl<'a> Sum<'a> {
             deliveries_per_s: seconds.filter(|s| *s > 0.0).map(|s| v.received as f64 / s),
             events_per_read: self.outcome.map(|_| v.received as f64 / counts.reads_running.max(1) as f64),
             resets: counts.resets_by_reason.values().sum(),
-            resets_by_reason: counts.resets_by_reason.clone(),
+            resets_by_reason: counts.resets_by_reason.clone().into_iter().collect(),
             drains: counts.drains,
             unavailable: counts.unavailable,
             censored: self.censored,
@@ -247,7 +251,9 @@ impl<'a> Sum<'a> {
         if client.subscribers_busy_share.is_some_and(|share| share > 0.9) {
             return Bottleneck::Subscribers;
         }
-        if self.outcome.is_some_and(|outcome| outcome.late.ms_at(0.99) > LATE_MS_MAX) {
+        // Where most events waited for answers, it was the server that was slow.
+        let is_own_fault = |outcome: &&Outcome| outcome.waited * 2 < outcome.sent;
+        if self.outcome.filter(is_own_fault).is_some_and(|outcome| outcome.late.ms_at(0.99) > LATE_MS_MAX) {
             return Bottleneck::Publishers;
         }
         if gauge.machine_busy().is_some_and(|busy| busy.is_saturated()) {
@@ -260,10 +266,11 @@ impl<'a> Sum<'a> {
         let p = &self.progress;
         let took = Some(&self.cut_to_open).filter(|took| !took.is_empty());
         let storm_ns = self.start_ns + self.plan.duration.as_nanos() as u64 / 2;
-        (p.cut > 0 || p.reopened > 0).then(|| Disturbance {
+        (p.cut > 0 || p.readers_closed > 0).then(|| Disturbance {
             cut: p.cut,
             ended_by_server: p.readers_closed,
             reopened: p.reopened,
+            not_reopened: self.not_reopened,
             reopen_p50_ms: took.map(|took| took.ms_at(0.5)),
             reopen_p99_ms: took.map(|took| took.ms_at(0.99)),
             reopen_max_ms: took.map(Latencies::max_ms),
@@ -360,7 +367,9 @@ impl<'a> Sum<'a> {
 
     fn kernel(&self, gauge: &Gauge) -> Option<Kernel> {
         let (growth, streams) = (gauge.kernel_idle.as_ref()?, self.opened() as u64);
-        (streams > 0).then(|| Kernel {
+        // Elsewhere it is another kernel's memory.
+        let is_here = self.plan.endpoint.subscribe.addr.ip().is_loopback();
+        (streams > 0 && is_here).then(|| Kernel {
             kernel_per_stream_bytes: growth.server_bytes(streams) as f64 / streams as f64,
             kernel_growth_bytes: growth.total_bytes,
             kernel_client_socket_bytes: growth.client_socket_bytes,

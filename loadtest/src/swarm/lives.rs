@@ -40,6 +40,7 @@ impl Seen {
         let per_stream = self.topics_per_stream();
         self.orders[first..first + per_stream].fill_with(Default::default);
         self.was_reset[stream] = false;
+        self.was_reopened[stream] = true;
         if opened_ns > 0 {
             self.past.push(Past { stream, opened_ns, closed_ns: now, checks });
         }
@@ -47,7 +48,7 @@ impl Seen {
 
     /// Holds all lives against what was published in each slot.
     pub(super) fn judge(&self, slots: &[Slot], settle_ns: u64) -> Judgement {
-        let mut judge = Judge { slots, settle_ns, found: Judgement::default(), lost: Losses::new(slots) };
+        let mut judge = Judge { slots, settle_ns, found: Judgement::default(), undelivered: Undelivered::new(slots) };
         let mut reopened_ns = self.opened_ns.clone();
         for past in self.past.iter().rev() {
             let reopened_ns = std::mem::replace(&mut reopened_ns[past.stream], past.opened_ns);
@@ -63,7 +64,7 @@ impl Seen {
             }
         }
         judge.found.lives = (self.past.len() + self.open_streams().count()) as u64;
-        judge.found.lost = judge.lost.into_ranges();
+        judge.found.undelivered = judge.undelivered.into_ranges();
         judge.found.counts = self.counts.clone();
         judge.found
     }
@@ -88,10 +89,11 @@ impl Seen {
         counts
     }
 
-    pub(super) fn survey(&self, start_ns: u64) -> Vec<OrderSurvey> {
+    /// Of steady streams that miss nothing: others may have seen as many events, but different ones.
+    pub(super) fn survey(&self, start_ns: u64, slots: &[Slot]) -> Vec<OrderSurvey> {
         let mut surveys = vec![OrderSurvey::default(); self.topic_count()];
         for stream in self.steady_streams(start_ns).filter(|&stream| !self.was_reset[stream]) {
-            for nth in 0..self.topics_per_stream() {
+            for nth in (0..self.topics_per_stream()).filter(|&nth| self.is_whole(stream, nth, slots)) {
                 let topic = self.slot_of(stream, nth * self.publishers()) / self.publishers();
                 let order = self.orders[stream * self.topics_per_stream() + nth];
                 surveys[topic].add(order.count(), order.digest(), 1);
@@ -111,11 +113,24 @@ struct Life {
     reopened_ns: u64,
 }
 
+impl Seen {
+    /// True exactly when the stream has seen all there was of its n-th topic.
+    fn is_whole(&self, stream: usize, nth: usize, slots: &[Slot]) -> bool {
+        let checks = nth * self.publishers()..(nth + 1) * self.publishers();
+        checks.into_iter().all(|index| {
+            let mut is_whole = true;
+            let covered = 0..slots[self.slot_of(stream, index)].count;
+            self.ledger.stream(stream)[index].for_each_undelivered(&covered, |_| is_whole = false);
+            is_whole
+        })
+    }
+}
+
 struct Judge<'a> {
     slots: &'a [Slot],
     settle_ns: u64,
     found: Judgement,
-    lost: Losses,
+    undelivered: Undelivered,
 }
 
 impl Judge<'_> {
@@ -127,22 +142,23 @@ impl Judge<'_> {
             let seen = check.last_seen().map_or(0, |last| last.saturating_add(1));
             covered.end = seen.max(sent_before(closed_ns.saturating_sub(self.settle_ns))).min(slot.count);
             let until = if life.reopened_ns > 0 { sent_before(life.reopened_ns) } else { slot.count };
-            self.found.missed_after_close += until.saturating_sub(covered.end);
+            let from = covered.end.max(sent_before(life.opened_ns));
+            self.found.missed_after_close += until.saturating_sub(from);
         }
         covered.start = sent_before(life.opened_ns).min(covered.end);
-        check.for_each_lost(&covered, |numbers| self.lost.add(slot_index, &numbers));
+        check.for_each_undelivered(&covered, |numbers| self.undelivered.add(slot_index, &numbers));
         self.found.verdict += check.finish(Published { numbers: 0..slot.count, covered, uncertain: &slot.uncertain });
     }
 }
 
-/// Which numbers were lost on how many streams, in memory that grows with what was published only.
-struct Losses {
-    /// Per slot, once anything was lost: by how much the number of streams changes at each number.
+/// Which numbers did not arrive on how many streams, in memory that grows with what was published only.
+struct Undelivered {
+    /// Per slot, once anything is missing: by how much the number of streams changes at each number.
     steps: Vec<Vec<i64>>,
     counts: Vec<u64>,
 }
 
-impl Losses {
+impl Undelivered {
     fn new(slots: &[Slot]) -> Self {
         Self { steps: vec![Vec::new(); slots.len()], counts: slots.iter().map(|slot| slot.count).collect() }
     }

@@ -105,8 +105,9 @@ pub(crate) struct Progress {
     pub(crate) readers_closed: usize,
     pub(crate) slow_closed: usize,
     pub(crate) stalled_closed: usize,
-    /// Streams open now, of all kinds.
+    /// Streams open now, of all kinds; and readers among them.
     pub(crate) open: usize,
+    pub(crate) readers_open: usize,
     /// Streams this side cut to open them again, and times that a stream was open again.
     pub(crate) cut: u64,
     pub(crate) reopened: u64,
@@ -127,6 +128,7 @@ impl std::ops::AddAssign for Progress {
         self.slow_closed += other.slow_closed;
         self.stalled_closed += other.stalled_closed;
         self.open += other.open;
+        self.readers_open += other.readers_open;
         self.cut += other.cut;
         self.reopened += other.reopened;
         self.received += other.received;
@@ -146,8 +148,9 @@ pub(crate) struct Done {
     pub(crate) connect_to_open: Buckets,
     /// From the end of a stream to its being open again.
     pub(crate) cut_to_open: Buckets,
-    /// When the last stream was open again after a storm.
+    /// When the last stream was open again after a storm; streams that were to be and are not.
     pub(crate) last_reopened_ns: u64,
+    pub(crate) not_reopened: u64,
     /// Per slot, every `last_stride`-th number: when the last reader had it, and how many had it.
     pub(crate) last: Vec<Vec<(u64, u32)>>,
     /// Per topic: readers that were open all the time.
@@ -174,8 +177,8 @@ pub(crate) struct Judgement {
     pub(crate) missed_after_close: u64,
     /// Lives judged: a stream that was opened again has several.
     pub(crate) lives: u64,
-    /// (slot, first, end, streams): numbers lost, and on how many streams.
-    pub(crate) lost: Vec<(usize, u64, u64, u64)>,
+    /// (slot, first, end, streams): numbers that did not arrive, and on how many streams.
+    pub(crate) undelivered: Vec<(usize, u64, u64, u64)>,
     pub(crate) counts: Counts,
 }
 
@@ -198,7 +201,7 @@ impl Judgement {
         self.verdict += other.verdict;
         self.missed_after_close += other.missed_after_close;
         self.lives += other.lives;
-        self.lost.extend(other.lost);
+        self.undelivered.extend(other.undelivered);
         self.counts.merge(&other.counts);
     }
 }

@@ -15,6 +15,10 @@ use crate::payload::{self, PREFIX, Stamp};
 /// More notes of last arrivals are not kept, whatever numbers arrive.
 const LAST_MAX: usize = 1 << 16;
 
+/// A server that invents reasons for its resets has these counted apart, and the others together.
+const REASONS_MAX: usize = 32;
+const REASON_LEN_MAX: usize = 64;
+
 /// What has arrived, by stream (numbered from 0 in the group).
 pub(super) struct Seen {
     run: u32,
@@ -32,6 +36,8 @@ pub(super) struct Seen {
     pub(super) orders: Vec<OrderHash>,
     /// Streams that saw a reset: their order is not comparable.
     pub(super) was_reset: Vec<bool>,
+    /// True exactly when the stream has had another life before.
+    pub(super) was_reopened: Vec<bool>,
     /// When each stream's life began; 0 while it has none.
     pub(super) opened_ns: Vec<u64>,
     pub(super) past: Vec<Past>,
@@ -70,6 +76,7 @@ impl Seen {
             ledger: Ledger::new(streams, per_stream * plan.publishers),
             orders: vec![OrderHash::default(); streams * per_stream],
             was_reset: vec![false; streams],
+            was_reopened: vec![false; streams],
             opened_ns: vec![0; streams],
             past: Vec::new(),
             received: 0,
@@ -119,13 +126,13 @@ impl Seen {
         }
         self.received += 1;
         self.received_at_ns = now;
-        self.ledger.handle_event(stream, nth * self.publishers + publisher, stamp.seq);
+        let is_first = self.ledger.handle_event(stream, nth * self.publishers + publisher, stamp.seq);
         self.orders[stream * self.topics_per_stream + nth].handle_event(publisher as u64, stamp.seq);
         let latency_ns = now.saturating_sub(stamp.sent_ns);
         self.latency_max_ns = self.latency_max_ns.max(latency_ns);
         self.publish_to_receive.record(latency_ns);
         self.intended_to_receive.record(now.saturating_sub(stamp.intended_ns));
-        if stamp.seq & (self.last_stride - 1) == 0 {
+        if stamp.seq & (self.last_stride - 1) == 0 && is_first && !self.was_reopened[stream] {
             self.note_last(topic * self.publishers + publisher, stamp.seq / self.last_stride, now);
         }
     }
@@ -189,8 +196,13 @@ impl Seen {
             reason: String,
             topics: Vec<String>,
         }
-        let reset: Reset = serde_json::from_slice(data).unwrap_or_default();
-        *self.counts.resets_by_reason.entry(reset.reason).or_default() += 1;
+        let mut reset: Reset = serde_json::from_slice(data).unwrap_or_default();
+        let reasons = &mut self.counts.resets_by_reason;
+        let is_known = reasons.contains_key(&reset.reason);
+        if !is_known && (reasons.len() >= REASONS_MAX || reset.reason.len() > REASON_LEN_MAX) {
+            reset.reason = "other".to_owned();
+        }
+        *reasons.entry(reset.reason).or_default() += 1;
         self.was_reset[stream] = true;
         let first = self.first_topics[stream] as usize;
         let own = (0..self.topics_per_stream).map(|nth| &self.topics[(first + nth) % self.topics.len()]);

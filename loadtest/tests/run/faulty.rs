@@ -26,7 +26,7 @@ pub(crate) enum Fault {
     CutShort,
     /// It comes so many milliseconds late, and what follows it with it.
     Delay(u64),
-    /// It comes although its topic was not asked for.
+    /// It comes on one stream, the first, that did not ask for its topic.
     Misdirect,
     /// It comes in one event with the one that follows it, as JSON.
     Join,
@@ -116,11 +116,15 @@ impl Shared {
         if self.plan.iter().any(|&(_, at, fault)| at == event && fault == Fault::Refuse) {
             return false;
         }
+        let mut misdirected = self.plan.iter().any(|&(_, at, fault)| at == event && fault == Fault::Misdirect);
         for (index, stream) in self.streams.iter_mut().enumerate() {
             let planned = self.plan.iter().find(|(s, e, _)| (*s, *e) == (index, event));
             let fault = planned.map(|&(_, _, fault)| fault);
-            if fault == Some(Fault::Misdirect) || stream.topics.iter().any(|own| own == topic) {
+            if stream.topics.iter().any(|own| own == topic) {
                 stream.deliver(fault, data);
+            } else if misdirected {
+                stream.deliver(None, data);
+                misdirected = false;
             }
         }
         true

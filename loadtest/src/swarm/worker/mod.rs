@@ -36,6 +36,8 @@ use crate::clock::now_ns;
 use crate::latency::Latencies;
 use crate::procfs::Cpu;
 
+/// Streams found ready in one look at most.
+const EVENTS_MAX: usize = 1024;
 const PROGRESS_PERIOD_NS: u64 = 100_000_000;
 /// The socket table is long where there are many streams: read it rarely.
 const TABLE_PERIOD_NS: u64 = 500_000_000;
@@ -65,6 +67,8 @@ struct Worker {
     /// Bytes of a stream that wait for the rest of their block. A key exists exactly when
     /// `conns[key].has_kept`.
     kept: HashMap<usize, Vec<u8>>,
+    /// Bytes in `kept`.
+    kept_len: usize,
     spare: Vec<Vec<u8>>,
     scratch: Vec<u8>,
     /// What readers and slow streams saw.
@@ -131,6 +135,7 @@ impl Worker {
             poll: Poll::new()?,
             conns: (0..streams).map(|_| Conn::new()).collect(),
             kept: HashMap::new(),
+            kept_len: 0,
             spare: Vec::new(),
             scratch: vec![0; reading::READ_LEN],
             readers_seen: Seen::new(&plan, 0, plan.readers),
@@ -174,7 +179,7 @@ impl Worker {
     }
 
     fn run(&mut self, commands: &Receiver<Command>) -> Result<()> {
-        let mut events = Events::with_capacity(1024);
+        let mut events = Events::with_capacity(EVENTS_MAX);
         let mut pace = Pace::default();
         let mut told = (Progress::default(), 0);
         let mut table_read_ns = 0;
@@ -295,19 +300,24 @@ impl Worker {
         let cpu = Cpu::own().since(self.cpu_at_start);
         let opening_cpu_s = self.cpu_at_start.since(self.cpu_at_begin).total_s();
         self.progress.received = self.readers_seen.received;
+        let not_reopened = self.conns.iter().filter(|conn| conn.is_reopening && conn.phase != Phase::Open).count();
+        // What a slow stream has not read yet, nobody can demand of it.
+        let now = now_ns();
+        (0..self.plan.slow).for_each(|stream| self.slow_seen.end_life(stream, now));
         let (seen, start_ns) = (&mut self.readers_seen, self.start_ns.unwrap_or(u64::MAX));
         Done {
             progress: self.progress,
             readers: seen.judge(slots, self.plan.settle_ns),
-            slow: self.slow_seen.judge(slots, self.plan.settle_ns),
+            slow: self.slow_seen.judge(slots, u64::MAX),
             publish_to_receive: seen.publish_to_receive.to_buckets(),
             intended_to_receive: seen.intended_to_receive.to_buckets(),
             connect_to_open: self.connect_to_open.to_buckets(),
             cut_to_open: self.cut_to_open.to_buckets(),
             last_reopened_ns: self.last_reopened_ns,
+            not_reopened: not_reopened as u64,
             last: std::mem::take(&mut seen.last),
             steady_readers: seen.steady_by_topic(start_ns),
-            orders: seen.survey(start_ns).iter().map(|survey: &OrderSurvey| survey.iter().collect()).collect(),
+            orders: seen.survey(start_ns, slots).iter().map(|survey: &OrderSurvey| survey.iter().collect()).collect(),
             stalled_closed_ns: std::mem::take(&mut self.stalled_closed_ns),
             cpu_user_s: cpu.user_s,
             cpu_system_s: cpu.system_s,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 
 use anyhow::{Result, bail};
@@ -22,9 +23,9 @@ const STALLED_RECEIVE_BUFFER: usize = 4096;
 /// A slow reader's: small, so that it is the server that feels how slow it is.
 const SLOW_RECEIVE_BUFFER: usize = 16 * 1024;
 /// What browsers wait before they connect again when the server says nothing.
-const RETRY_MS: u32 = 3_000;
-/// A server's wish is followed up to here.
-const RETRY_MS_MAX: u32 = 60_000;
+const RETRY_DEFAULT_MS: u32 = 3_000;
+/// A server's wish is followed within these bounds; no browser comes back sooner.
+const RETRY_MS: RangeInclusive<u32> = 100..=60_000;
 
 impl Conn {
     pub(super) fn new() -> Self {
@@ -34,13 +35,13 @@ impl Conn {
             phase: Phase::Waiting,
             has_kept: false,
             is_reopening: false,
-            retry_ms: RETRY_MS,
+            retry_ms: RETRY_DEFAULT_MS,
             started_ns: 0,
         }
     }
 
     pub(super) fn set_retry(&mut self, retry_ms: u32) {
-        self.retry_ms = retry_ms.min(RETRY_MS_MAX);
+        self.retry_ms = retry_ms.clamp(*RETRY_MS.start(), *RETRY_MS.end());
     }
 }
 
@@ -120,6 +121,7 @@ impl Worker {
         conn.phase = Phase::Open;
         self.ramp.settle();
         self.progress.open += 1;
+        self.progress.readers_open += usize::from(kind == Kind::Reader);
         let took_ns = now.saturating_sub(conn.started_ns);
         if std::mem::take(&mut conn.is_reopening) {
             self.progress.reopened += 1;
@@ -176,6 +178,7 @@ impl Worker {
         match self.kind(index) {
             Kind::Reader => {
                 self.progress.readers_closed += 1;
+                self.conns[index].started_ns = now;
                 self.first_error.get_or_insert_with(|| format!("an open stream ended: {reason}"));
                 self.open_again_later(index, now);
             }
@@ -192,7 +195,6 @@ impl Worker {
             let conn = &mut self.conns[index];
             conn.phase = Phase::Waiting;
             conn.is_reopening = true;
-            conn.started_ns = now;
             self.ramp.push_later(index, now + u64::from(conn.retry_ms) * 1_000_000);
         }
     }
@@ -211,6 +213,7 @@ impl Worker {
     fn end_life(&mut self, index: usize, now: u64) {
         self.drop_socket(index);
         self.progress.open -= 1;
+        self.progress.readers_open -= usize::from(self.kind(index) == Kind::Reader);
         match self.kind(index) {
             Kind::Reader => self.readers_seen.end_life(index, now),
             Kind::Slow => self.slow_seen.end_life(index - self.plan.readers, now),
@@ -223,7 +226,7 @@ impl Worker {
         let conn = &mut self.conns[index];
         conn.socket = None;
         if std::mem::take(&mut conn.has_kept) {
-            self.kept.remove(&index);
+            self.kept_len -= self.kept.remove(&index).map_or(0, |bytes| bytes.len());
         }
     }
 

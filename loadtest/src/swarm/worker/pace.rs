@@ -11,8 +11,11 @@
 //! **Not chosen:** looking again at once (it costs what it saves), or always pausing (an event to a
 //! few streams would seem slower than it was).
 
+use std::ops::Range;
 use std::thread;
 use std::time::Duration;
+
+use super::EVENTS_MAX;
 
 /// How long it waits before it looks again.
 const PAUSE: Duration = Duration::from_micros(300);
@@ -20,8 +23,8 @@ const PAUSE: Duration = Duration::from_micros(300);
 const CLOSE_NS: u64 = 40_000;
 /// So many of them in a row begin it: more than an event to a few streams makes.
 const ROW_MIN: u32 = 32;
-/// It goes on while a pause collects at least so many events.
-const COLLECTED_MIN: usize = 3;
+/// It goes on while a pause collects at least so many events, and not so many that there are more.
+const COLLECTED: Range<usize> = 3..EVENTS_MAX;
 
 /// How wakes have come of late.
 #[derive(Debug, Default)]
@@ -43,7 +46,7 @@ impl Pace {
     /// Takes that `events` were found at `now`.
     pub(super) fn handle_wake(&mut self, events: usize, now: u64) {
         if self.pauses {
-            self.pauses = events >= COLLECTED_MIN;
+            self.pauses = COLLECTED.contains(&events);
             self.row = 0;
         } else {
             let is_close = events > 0 && now.saturating_sub(self.woken_ns) < CLOSE_NS;
@@ -75,9 +78,13 @@ mod tests {
             pace.handle_wake(2, now);
         }
         assert!(pace.pauses);
-        pace.handle_wake(COLLECTED_MIN, now + 150_000);
+        pace.handle_wake(COLLECTED.start, now + 150_000);
         assert!(pace.pauses);
-        pace.handle_wake(COLLECTED_MIN - 1, now + 300_000);
+        pace.handle_wake(COLLECTED.start - 1, now + 300_000);
+        assert!(!pace.pauses);
+        // Nor does a process pause that has more to do than it can.
+        let mut pace = Pace { pauses: true, ..Pace::default() };
+        pace.handle_wake(EVENTS_MAX, now);
         assert!(!pace.pauses);
     }
 }

@@ -15,6 +15,8 @@ use crate::dialect::OpenOn;
 pub(super) const READ_LEN: usize = 256 * 1024;
 /// Stalled streams read their head and first block in small bites, so that little is taken.
 const STALLED_READ_LEN: usize = 512;
+/// Bytes that streams together may leave for their next read.
+const KEPT_LEN_MAX: usize = 256 << 20;
 /// Buffers of left-over bytes kept for reuse.
 const SPARE_MAX: usize = 64;
 
@@ -74,7 +76,7 @@ impl Worker {
                 Ok(0) => return Ok(Some("the server closed the connection")),
                 Ok(len) => len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.keep(index, 0..kept);
+                    self.keep(index, 0..kept)?;
                     return Ok(None);
                 }
                 Err(error) => return Err(error).context("read"),
@@ -130,7 +132,7 @@ impl Worker {
         if let Some(status) = refused {
             bail!("status {status}");
         }
-        self.keep(index, keep);
+        self.keep(index, keep)?;
         if opened && self.conns[index].phase == Phase::Opening {
             self.handle_open(index, now);
         }
@@ -146,6 +148,7 @@ impl Worker {
             return 0;
         };
         let len = bytes.len();
+        self.kept_len -= len;
         if self.scratch.len() < len {
             self.scratch.resize(len, 0);
         }
@@ -156,14 +159,20 @@ impl Worker {
         len
     }
 
-    fn keep(&mut self, index: usize, range: Range<usize>) {
+    fn keep(&mut self, index: usize, range: Range<usize>) -> Result<()> {
         if range.is_empty() {
-            return;
+            return Ok(());
+        }
+        self.kept_len += range.len();
+        if self.kept_len > KEPT_LEN_MAX {
+            self.kept_len -= range.len();
+            bail!("unfinished events of more than {KEPT_LEN_MAX} bytes on all streams together");
         }
         let mut bytes = self.spare.pop().unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(&self.scratch[range]);
         self.kept.insert(index, bytes);
         self.conns[index].has_kept = true;
+        Ok(())
     }
 }
