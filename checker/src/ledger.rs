@@ -32,6 +32,11 @@ impl Ledger {
         self.checks[stream * self.slots + slot].handle_reset();
     }
 
+    /// See [`StreamCheck::extend_reset`].
+    pub fn extend_reset(&mut self, stream: usize, slot: usize) {
+        self.checks[stream * self.slots + slot].extend_reset();
+    }
+
     /// Takes the checks of one stream out, by slot; what it receives from now on is a new life.
     pub fn take_stream(&mut self, stream: usize) -> Vec<StreamCheck> {
         self.checks[stream * self.slots..][..self.slots].iter_mut().map(std::mem::take).collect()

@@ -119,6 +119,11 @@ impl StreamCheck {
         self.reset_pending = true;
     }
 
+    /// What the last reset told is still going on: the gap that directly follows has been told too.
+    pub fn extend_reset(&mut self) {
+        self.reset_pending = true;
+    }
+
     /// The highest number that arrived.
     pub fn last_seen(&self) -> Option<u64> {
         (self.received > 0).then_some(self.high)
@@ -332,6 +337,17 @@ mod tests {
         let published = Published { numbers: 0..10, covered: 5..10, uncertain: &[] };
         let verdict = seen(&[4, 5, 6, 7, 8, 9, 12]).finish(published);
         assert_eq!((verdict.lost, verdict.phantoms, verdict.expected), (0, 1, 5));
+    }
+
+    #[test]
+    fn a_reset_that_is_extended_tells_a_further_gap_and_is_not_counted_again() {
+        let mut check = seen(&[0]);
+        check.handle_reset();
+        check.handle_event(1);
+        check.extend_reset();
+        check.handle_event(3);
+        let verdict = check.finish(0..4);
+        assert_eq!((verdict.told, verdict.lost, verdict.resets), (1, 0, 1));
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Seen {
         let per_stream = self.topics_per_stream();
         self.orders[first..first + per_stream].fill_with(Default::default);
         self.was_reset[stream] = false;
+        self.gap_told_ns[stream] = 0;
         self.was_reopened[stream] = true;
         if opened_ns > 0 {
             self.past.push(Past { stream, opened_ns, closed_ns: now, checks });

@@ -36,6 +36,9 @@ pub(super) struct Seen {
     pub(super) orders: Vec<OrderHash>,
     /// Streams that saw a reset: their order is not comparable.
     pub(super) was_reset: Vec<bool>,
+    /// When the last reset of reason `gap` came; 0 before. It may stand before older events that the
+    /// stream has yet to catch up with: it tells what was lost among those too, see docs/PROTOCOL.md.
+    pub(super) gap_told_ns: Vec<u64>,
     /// True exactly when the stream has had another life before.
     pub(super) was_reopened: Vec<bool>,
     /// When each stream's life began; 0 while it has none.
@@ -76,6 +79,7 @@ impl Seen {
             ledger: Ledger::new(streams, per_stream * plan.publishers),
             orders: vec![OrderHash::default(); streams * per_stream],
             was_reset: vec![false; streams],
+            gap_told_ns: vec![0; streams],
             was_reopened: vec![false; streams],
             opened_ns: vec![0; streams],
             past: Vec::new(),
@@ -94,7 +98,7 @@ impl Seen {
     #[inline]
     pub(super) fn handle_block(&mut self, stream: usize, block: &Block<'_>, now: u64) -> Option<Sign> {
         if block.event.starts_with(b"fanwheel.") {
-            return self.handle_control(stream, block);
+            return self.handle_control(stream, block, now);
         }
         if block.data_lines == 1 && block.data.len() == self.payload_len {
             self.handle_payload(stream, block.data, now);
@@ -127,6 +131,9 @@ impl Seen {
         self.received += 1;
         self.received_at_ns = now;
         let is_first = self.ledger.handle_event(stream, nth * self.publishers + publisher, stamp.seq);
+        if stamp.sent_ns <= self.gap_told_ns[stream] {
+            self.ledger.extend_reset(stream, nth * self.publishers + publisher);
+        }
         self.orders[stream * self.topics_per_stream + nth].handle_event(publisher as u64, stamp.seq);
         let latency_ns = now.saturating_sub(stamp.sent_ns);
         self.latency_max_ns = self.latency_max_ns.max(latency_ns);
@@ -171,7 +178,7 @@ impl Seen {
     }
 
     #[cold]
-    fn handle_control(&mut self, stream: usize, block: &Block<'_>) -> Option<Sign> {
+    fn handle_control(&mut self, stream: usize, block: &Block<'_>, now: u64) -> Option<Sign> {
         match block.event {
             b"fanwheel.open" => return Some(Sign::Opened),
             b"fanwheel.drain" => {
@@ -182,14 +189,14 @@ impl Seen {
                 self.counts.unavailable += 1;
                 return Some(Sign::Leave("the server said unavailable"));
             }
-            b"fanwheel.reset" => self.handle_reset(stream, block.data),
+            b"fanwheel.reset" => self.handle_reset(stream, block.data, now),
             _ => self.counts.foreign += 1,
         }
         None
     }
 
     /// A reset that names no topic we know is one of all topics.
-    fn handle_reset(&mut self, stream: usize, data: &[u8]) {
+    fn handle_reset(&mut self, stream: usize, data: &[u8], now: u64) {
         #[derive(Deserialize, Default)]
         #[serde(default)]
         struct Reset {
@@ -197,6 +204,9 @@ impl Seen {
             topics: Vec<String>,
         }
         let mut reset: Reset = serde_json::from_slice(data).unwrap_or_default();
+        if reset.reason == "gap" {
+            self.gap_told_ns[stream] = now;
+        }
         let reasons = &mut self.counts.resets_by_reason;
         let is_known = reasons.contains_key(&reset.reason);
         if !is_known && (reasons.len() >= REASONS_MAX || reset.reason.len() > REASON_LEN_MAX) {

@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     Swap,
     /// It is dropped and a reset says so.
     DropTold,
+    /// It comes after the one that follows it was dropped, and after a reset that says so.
+    ToldEarly,
     /// A byte of its filler is changed.
     Alter,
     /// A digit of its sequence number is changed.
@@ -50,6 +52,7 @@ struct Stream {
     /// As they stand in the request: percent-encoded.
     topics: Vec<String>,
     held_back: Option<String>,
+    told_early: Option<String>,
     joined: Option<String>,
 }
 
@@ -105,7 +108,7 @@ fn subscribe(mut socket: TcpStream, topics: Vec<String>, shared: &Mutex<Shared>)
     socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
     send(&mut socket, ":\n")?;
     send(&mut socket, "event: fanwheel.open\nretry: 1000\ndata: {\"topics\":[],\"resumed\":false}\n\n")?;
-    shared.streams.push(Stream { socket: Some(socket), topics, held_back: None, joined: None });
+    shared.streams.push(Stream { socket: Some(socket), topics, held_back: None, told_early: None, joined: None });
     Ok(())
 }
 
@@ -138,6 +141,12 @@ impl Stream {
             None => format!("data: {data}\n\n"),
         };
         let mut blocks = match fault {
+            None if self.told_early.is_some() => {
+                let older = self.told_early.take();
+                std::iter::once("event: fanwheel.reset\ndata: {\"reason\":\"gap\"}\n\n".to_owned())
+                    .chain(older)
+                    .collect()
+            }
             None | Some(Fault::Refuse | Fault::Misdirect) => vec![block],
             Some(Fault::Drop) => Vec::new(),
             Some(Fault::Double) => vec![block.clone(), block],
@@ -154,6 +163,7 @@ impl Stream {
                 thread::sleep(Duration::from_millis(ms));
                 vec![block]
             }
+            Some(Fault::ToldEarly) => return self.told_early = Some(block),
             Some(Fault::Join) => return self.joined = Some(data.to_owned()),
             Some(Fault::Swap) => return self.held_back = Some(block),
             Some(Fault::Close) => return self.socket = None,

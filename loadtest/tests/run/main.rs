@@ -245,6 +245,21 @@ fn a_loss_that_a_reset_tells_is_told() {
 }
 
 #[test]
+fn a_gap_also_tells_what_was_lost_among_older_events_that_come_after_it() {
+    // Event 7 is held back, event 8 dropped: reset, 7, 9.
+    let url = faulty::start(vec![(3, 7, Fault::ToldEarly)]);
+    let (code, report) = run(&url, &format!("{SHORT} --topics one"));
+    assert_eq!((code, wrong(&report["deliveries"])), (0, vec![("told", 1)]), "{report:#}");
+}
+
+#[test]
+fn a_reset_does_not_tell_what_is_lost_after_it() {
+    let url = faulty::start(vec![(3, 7, Fault::DropTold), (3, 12, Fault::Drop)]);
+    let (code, report) = run(&url, &format!("{SHORT} --topics one"));
+    assert_eq!((code, wrong(&report["deliveries"])), (1, vec![("lost", 1), ("told", 1)]), "{report:#}");
+}
+
+#[test]
 fn streams_that_disagree_about_the_order_of_two_publishers_are_noticed() {
     let url = faulty::start(vec![(4, 10, Fault::Swap)]);
     let (code, report) = run(&url, "--streams 12 --rate 100 --duration 500ms --publishers 50");
