@@ -2,6 +2,7 @@
 //!
 //! Each step is a run of its own with fresh streams. The rate doubles while it is held and halves
 //! while it is not; between one that was held and one that was not it takes their geometric mean.
+//! A rate counts as missed when it is missed twice: one stall of the machine is no limit of the server.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -47,8 +48,7 @@ pub(super) fn search(flags: &Flags, steps: usize, measure: &mut dyn FnMut(Flags)
     let mut rate = flags.rate;
     let (mut taken, mut best, mut last) = (Vec::new(), None, None);
     for _ in 0..steps {
-        let report = measure(Flags { rate, ..flags.clone() })?;
-        let step = Step::of(&report, flags.search_p99_ms);
+        let (report, step) = try_twice(&Flags { rate, ..flags.clone() }, measure)?;
         eprintln!(
             "… {rate:.0} events/s: {} ({:.0} deliveries/s, p99 {:.1} ms)",
             if step.passed { "held" } else { "not held" },
@@ -89,6 +89,18 @@ pub(super) fn search(flags: &Flags, steps: usize, measure: &mut dyn FnMut(Flags)
     });
     report.find_faults();
     Ok(report)
+}
+
+/// The second time only if the rate was missed the first time.
+fn try_twice(flags: &Flags, measure: &mut dyn FnMut(Flags) -> Result<Report>) -> Result<(Report, Step)> {
+    let report = measure(flags.clone())?;
+    let step = Step::of(&report, flags.search_p99_ms);
+    if step.passed {
+        return Ok((report, step));
+    }
+    let report = measure(flags.clone())?;
+    let step = Step::of(&report, flags.search_p99_ms);
+    Ok((report, step))
 }
 
 impl Step {
