@@ -9,6 +9,8 @@ use super::sum::Found;
 const STRICT_DELIVERIES_PER_S: f64 = 120_000.0;
 /// … and may be at most this.
 const USER_SHARE_MAX: f64 = 0.03;
+/// The share is sampled: above the limit it is when it is so by this many standard errors.
+const SURE_ERRORS: f64 = 2.0;
 /// A server later than this did not hold its schedule.
 const LATE_MS_MAX: f64 = 25.0;
 /// A subscriber process busier than this held the server up.
@@ -207,7 +209,7 @@ impl FloorReport {
         let is_plain = self.setup.send_by == SendBy::Send && self.setup.coalesce == 1 && self.setup.groups == 1;
         if let Some(floor) = self.floor.as_ref().filter(|_| is_plain)
             && offered_per_s.unwrap_or(floor.deliveries_per_s) >= STRICT_DELIVERIES_PER_S
-            && floor.user_share > USER_SHARE_MAX
+            && floor.user_share - SURE_ERRORS * floor.user_share_error > USER_SHARE_MAX
         {
             self.faults.push(format!(
                 "{:.1} % of the floor's CPU is user space, at most {:.0} % may be: this is no floor",

@@ -2,6 +2,7 @@
 //!
 //! In each field stand the verdict's colour, CPU per delivery as a multiple of the floor's where there is a
 //! floor (else as measured), and the latency 99 % of the deliveries stay under, or what a search found.
+//! Where nothing was sent: the memory of a connection, and the CPU of opening it.
 
 use maud::{Markup, html};
 
@@ -15,7 +16,7 @@ pub(super) fn render(sections: &[Section], palette: &Palette) -> Markup {
     html! {
         section {
             h2 { "At a glance" }
-            p.faint { "Server CPU per delivery, × floor where there is one; below it the p99 latency, or the deliveries per second held." }
+            p.faint { "Server CPU per delivery, × floor where there is one; below it the p99 latency, or the deliveries per second held. Where nothing is sent: memory in user space and CPU of opening, per connection." }
             div.scroll {
                 table {
                     thead { tr { th {} @for server in palette.servers() { th scope="col" style={ "border-color:" (palette.css(server)) } { (server) } } } }
@@ -49,15 +50,17 @@ fn field(row: &Row, floor: Option<f64>) -> Markup {
         cpu.map(|cpu| floor.map_or_else(|| Unit::Microseconds.write(cpu), |floor| Unit::Times.write(cpu / floor)));
     let p99 = leaves.number("p99_ms").map(|ms| Unit::Milliseconds.write(ms));
     let held = leaves.number(HELD).map(|rate| format!("holds {}/s", Unit::Count.write(rate.round())));
+    let memory = leaves.number("pss_per_stream_bytes").map(|bytes| Unit::Bytes.write(bytes));
+    let opening = leaves.number("server_open_us").map(|us| format!("opens in {}", Unit::Microseconds.write(us)));
     let failed = leaves.get("passed").and_then(serde_json::Value::as_bool) == Some(false);
     html! {
         @if row.skipped.is_some() {
             td.faint { "skipped" }
         } @else {
             td class=[failed.then_some("failed")] {
-                (cpu.as_deref().unwrap_or("not measured"))
+                (cpu.or(memory).as_deref().unwrap_or("not measured"))
                 @if failed { " failed" }
-                small { (held.or(p99).as_deref().unwrap_or("not measured")) }
+                small { (held.or(p99).or(opening).as_deref().unwrap_or("not measured")) }
             }
         }
     }
