@@ -180,15 +180,16 @@ fn a_loss_in_a_later_life_is_found() {
 
 #[test]
 fn a_stream_that_the_server_ended_comes_back_when_it_was_told_to() {
-    // The server says `retry: 1000`; the third second finds the stream back.
-    let url = faulty::start(vec![(3, 20, Fault::Close)]);
+    // It ends after a second and a half, the server says `retry: 1000`: counted from its end, not from
+    // its beginning, it is back after one.
+    let url = faulty::start(vec![(3, 150, Fault::Close)]);
     let (code, report) = run(&url, &format!("{LIVELY} --duration 3s --reconnect"));
     let disturbance = &report["disturbance"];
     assert_eq!((code, &disturbance["ended_by_server"], &disturbance["reopened"]), (0, &1.into(), &1.into()));
     let waited_ms = disturbance["reopen_p50_ms"].as_f64().unwrap();
-    assert!((1_000.0..2_500.0).contains(&waited_ms), "{waited_ms}");
+    assert!((1_000.0..2_300.0).contains(&waited_ms), "{waited_ms}");
     let missed = report["deliveries"]["missed_after_close"].as_u64().unwrap();
-    assert!((80..=250).contains(&missed), "{missed}");
+    assert!((80..=150).contains(&missed), "{missed}");
 }
 
 #[test]
@@ -203,9 +204,9 @@ fn slow_streams_are_judged_apart() {
 
 #[test]
 fn what_a_slow_stream_has_not_read_yet_is_not_lost() {
-    // 40 events of 2,000 bytes, of which it reads a quarter.
+    // 40 events of 2,000 bytes, of which it reads half. Others come and go, so that it is known when each was sent.
     let url = faulty::start(Vec::new());
-    let flags = "--streams 0 --slow 2 --slow-rate 10000 --topics a --rate 20 --payload 2000 --duration 2s --settle 1s";
+    let flags = "--streams 4 --churn 4 --slow 2 --slow-rate 10000 --topics a --rate 20 --payload 2000 --duration 2s --settle 1s";
     let (code, report) = run(&url, flags);
     let slow = &report["slow"];
     assert_eq!((code, &slow["slow_lost"]), (0, &0.into()), "{report:#}");
