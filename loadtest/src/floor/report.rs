@@ -267,14 +267,15 @@ mod tests {
     #[test]
     fn a_floor_that_is_busy_in_user_space_is_none() {
         let is_valid = |flags, user_s| report(flags, user_s).passed;
-        assert!(is_valid("--streams 1000 --rate 120", 0.030));
-        assert!(!is_valid("--streams 1000 --rate 120", 0.032));
-        assert!(is_valid("--streams 1000 --rate 119", 0.032));
-        assert!(is_valid("--streams 1000 --rate 120 --uring", 0.032));
-        assert!(is_valid("--streams 1000 --rate 120 --coalesce 2", 0.032));
+        // A second of CPU is a hundred samples: 5.7 % ± 2.2 % may be 3 %, 9.1 % ± 2.7 % is more.
+        assert!(is_valid("--streams 1000 --rate 120", 0.06));
+        assert!(!is_valid("--streams 1000 --rate 120", 0.1));
+        assert!(is_valid("--streams 1000 --rate 119", 0.1));
+        assert!(is_valid("--streams 1000 --rate 120 --uring", 0.1));
+        assert!(is_valid("--streams 1000 --rate 120 --coalesce 2", 0.1));
         // 100 in a millisecond are 100,000 a second.
-        assert!(is_valid("--streams 1000 --rate 0", 0.032));
-        assert!(is_valid("--streams 1000 --groups 2 --rate 240", 0.032));
+        assert!(is_valid("--streams 1000 --rate 0", 0.1));
+        assert!(is_valid("--streams 1000 --groups 2 --rate 240", 0.1));
     }
 
     #[test]
