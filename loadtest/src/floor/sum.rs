@@ -2,9 +2,10 @@
 
 use super::FloorPlan;
 use super::protocol::{Accepted, Published};
-use super::report::{Client, Deliveries, Floor, Latency, Opening, Setup};
+use super::report::{Client, Deliveries, Floor, Opening, Setup};
 use crate::latency::Latencies;
 use crate::procfs::Cpu;
+use crate::report::Latency;
 use crate::swarm::{Done, Judgement};
 
 /// Kernels look this often, or up to ten times as often, whether a busy core is in user space. The sum
@@ -118,23 +119,7 @@ impl Found<'_> {
             publish.merge(&done.publish_to_receive);
             intended.merge(&done.intended_to_receive);
         }
-        let last = self.last();
-        let last = (!last.is_empty()).then_some(&last);
-        (!publish.is_empty()).then(|| Latency {
-            p50_ms: publish.ms_at(0.5),
-            p90_ms: publish.ms_at(0.9),
-            p99_ms: publish.ms_at(0.99),
-            p999_ms: publish.ms_at(0.999),
-            max_ms: publish.max_ms(),
-            mean_ms: publish.mean_ms(),
-            intended_p50_ms: intended.ms_at(0.5),
-            intended_p99_ms: intended.ms_at(0.99),
-            intended_max_ms: intended.max_ms(),
-            last_p50_ms: last.map(|last| last.ms_at(0.5)),
-            last_p99_ms: last.map(|last| last.ms_at(0.99)),
-            last_max_ms: last.map(Latencies::max_ms),
-            latency_curve: publish.curve(),
-        })
+        Latency::of(&publish, &intended, &self.last())
     }
 
     /// Of the events noted: until the last subscriber of the group had it. Those that some never had

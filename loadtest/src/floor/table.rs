@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::SendBy;
 use super::report::{Floor, FloorReport};
-use crate::report::grouped;
+use crate::report::{Table, grouped};
 
 impl fmt::Display for FloorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,13 +149,5 @@ impl FloorReport {
                 self.cost_spread * 100.0
             ),
         )
-    }
-}
-
-struct Table<'a, 'f>(&'a mut fmt::Formatter<'f>);
-
-impl Table<'_, '_> {
-    fn line(&mut self, name: &str, value: &str) -> fmt::Result {
-        writeln!(self.0, "{name:<22}  {value}")
     }
 }

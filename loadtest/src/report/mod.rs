@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-pub(crate) use self::table::grouped;
+pub(crate) use self::table::{Table, grouped};
 
 use crate::assertion::Assertion;
 use crate::latency::Latencies;
@@ -139,7 +139,7 @@ pub(crate) struct Deliveries {
     pub(crate) censored: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Latency {
     /// From the publisher's write to the end of the subscriber's read.
     pub(crate) p50_ms: f64,

@@ -218,10 +218,11 @@ impl Report {
     }
 }
 
-struct Table<'a, 'f>(&'a mut fmt::Formatter<'f>);
+/// Lines of a name and a figure, one under the other.
+pub(crate) struct Table<'a, 'f>(pub(crate) &'a mut fmt::Formatter<'f>);
 
 impl Table<'_, '_> {
-    fn line(&mut self, name: &str, value: &str) -> fmt::Result {
+    pub(crate) fn line(&mut self, name: &str, value: &str) -> fmt::Result {
         writeln!(self.0, "{name:<26}  {value}")
     }
 }
