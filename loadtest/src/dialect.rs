@@ -64,6 +64,16 @@ impl Dialect {
         }
     }
 
+    /// Topics in the query, opened with the head, as servers made by hand have it. The Node server is
+    /// published to by Redis only.
+    pub(crate) fn by_query() -> Self {
+        Self {
+            open_on: OpenOn::Head,
+            publish: PublishRequest::plain("POST", "/publish?topic={topic}"),
+            ..Self::fanwheel()
+        }
+    }
+
     /// The request that opens a stream of all `topics`.
     pub(crate) fn subscribe_request<'a>(&self, target: &Target, topics: impl Iterator<Item = &'a str>) -> String {
         let topics: Vec<String> = topics.map(percent_encode).collect();

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::process::Process;
 use super::redis::Redis;
 use super::{Running, Setup, install, ports};
-use crate::dialect::{Dialect, OpenOn, PublishRequest};
+use crate::dialect::Dialect;
 use crate::publisher::Via;
 
 pub(super) const NOTE: &str = "What tutorials teach: one Redis subscriber, a map from topic to responses, res.write per \
@@ -63,17 +63,14 @@ pub(super) fn start(setup: &Setup, redis: Redis) -> Result<Running> {
     server.wait_until("its workers", are_ready)?;
     server.wait_for(&target)?;
     let publish = Via::Redis { target: redis.target.clone(), channel_prefix: CHANNEL_PREFIX.to_owned() };
-    Ok(Running { dialect: dialect(), subscribe: target, publish, server, broker: Some(redis), _backend: None })
-}
-
-fn dialect() -> Dialect {
-    Dialect {
-        subscribe_path: "/events?topic={topics}".to_owned(),
-        topic_separator: "&topic=".to_owned(),
-        open_on: OpenOn::Head,
-        // It has no way to publish by HTTP; nothing asks for it.
-        publish: PublishRequest::plain("POST", "/publish?topic={topic}"),
-    }
+    Ok(Running {
+        dialect: Dialect::by_query(),
+        subscribe: target,
+        publish,
+        server,
+        broker: Some(redis),
+        _backend: None,
+    })
 }
 
 fn cache() -> Result<PathBuf> {

@@ -129,41 +129,55 @@ impl Process {
         String::from_utf8_lossy(&tail().unwrap_or_default()).into_owned()
     }
 
+    /// Asks it to end, then kills what is left of it and its descendants.
     fn end(&mut self) {
-        let mut members = self.known.take();
-        let mut note_family = |entries: &[Entry], root: u32| {
-            members.extend(family(root, entries).iter().map(|entry| (entry.pid, entry.began)));
-            let is_left = |entry: &&Entry| !entry.is_zombie && members.contains(&(entry.pid, entry.began));
-            entries.iter().filter(is_left).map(|entry| entry.pid).collect::<Vec<u32>>()
-        };
-        let root = self.pid();
-        let mut left = note_family(&entries(), root);
         // `child` has not been waited for, so its id is still its own.
-        if left.contains(&root) {
+        let root = self.pid();
+        let mut known = self.known.take();
+        let mut note_left = || {
+            let entries = entries();
+            known.extend(family(root, &entries).iter().map(|entry| (entry.pid, entry.began)));
+            left_of(&known, &entries)
+        };
+        if note_left().contains(&root) {
             signal(root, Signal::TERM);
         }
-        let deadline = Instant::now() + END_WAIT;
-        while !left.is_empty() && Instant::now() < deadline {
-            // Waits for the processes to end.
-            thread::sleep(POLL_WAIT);
-            left = note_family(&entries(), root);
-        }
-        left.iter().for_each(|&pid| signal(pid, Signal::KILL));
+        wait_until_empty(note_left);
+        kill_all(&known);
         let _ = self.child.wait();
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            return self.end();
+        match self.child.try_wait() {
+            Ok(None) => self.end(),
+            // Already collected: its id may be somebody else's by now. Those it left behind are known
+            // by their ids and when they began.
+            _ => kill_all(&self.known.take()),
         }
-        // Already collected: its id may be somebody else's by now. Those it left behind are known by
-        // their ids and when they began.
-        let known = self.known.take();
-        let is_left = |entry: &&Entry| !entry.is_zombie && known.contains(&(entry.pid, entry.began));
-        entries().iter().filter(is_left).for_each(|entry| signal(entry.pid, Signal::KILL));
     }
+}
+
+/// Kills those of `known` that are left, and waits until the kernel has done so.
+fn kill_all(known: &HashSet<(u32, u64)>) {
+    left_of(known, &entries()).iter().for_each(|&pid| signal(pid, Signal::KILL));
+    wait_until_empty(|| left_of(known, &entries()));
+}
+
+/// Waits until `left` gives nobody, for [`END_WAIT`] at most.
+fn wait_until_empty(mut left: impl FnMut() -> Vec<u32>) {
+    let deadline = Instant::now() + END_WAIT;
+    while !left().is_empty() && Instant::now() < deadline {
+        // Polls: they are not this program's own children.
+        thread::sleep(POLL_WAIT);
+    }
+}
+
+/// The ids of those of `known` that have not ended.
+fn left_of(known: &HashSet<(u32, u64)>, entries: &[Entry]) -> Vec<u32> {
+    let is_left = |entry: &&Entry| !entry.is_zombie && known.contains(&(entry.pid, entry.began));
+    entries.iter().filter(is_left).map(|entry| entry.pid).collect()
 }
 
 /// The same command, sent SIGTERM by the kernel when the thread that starts it ends. `setpriv`
@@ -275,12 +289,8 @@ mod tests {
         let pids = process.pids();
         process.kill().unwrap();
         drop(process);
-        // They are killed; the kernel takes a moment.
-        let deadline = Instant::now() + START_WAIT;
-        while entries().iter().any(|entry| pids.contains(&entry.pid) && !entry.is_zombie) {
-            assert!(Instant::now() < deadline, "{pids:?} are left");
-            thread::sleep(POLL_WAIT);
-        }
+        let left: Vec<Entry> = entries().into_iter().filter(|e| pids.contains(&e.pid) && !e.is_zombie).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     #[test]

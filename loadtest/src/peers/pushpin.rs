@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::grip::Backend;
 use super::process::Process;
 use super::{Running, Setup, install, ports};
-use crate::dialect::{Dialect, OpenOn, PublishRequest};
+use crate::dialect::Dialect;
 use crate::publisher::Via;
 use crate::target::Target;
 
@@ -79,17 +79,15 @@ pub(super) fn start(setup: &Setup) -> Result<Running> {
     server.wait_for_family(PROGRAMS)?;
     server.wait_for(&push)?;
     server.wait_until("streams", || carries(&target, &backend.target).is_ok())?;
-    let publish = Via::Http { target: backend.target.clone(), request: dialect().publish };
-    Ok(Running { dialect: dialect(), subscribe: target, publish, server, broker: None, _backend: Some(backend) })
-}
-
-fn dialect() -> Dialect {
-    Dialect {
-        subscribe_path: "/events?topic={topics}".to_owned(),
-        topic_separator: "&topic=".to_owned(),
-        open_on: OpenOn::Head,
-        publish: PublishRequest::plain("POST", "/publish?topic={topic}"),
-    }
+    let publish = Via::Http { target: backend.target.clone(), request: Dialect::by_query().publish };
+    Ok(Running {
+        dialect: Dialect::by_query(),
+        subscribe: target,
+        publish,
+        server,
+        broker: None,
+        _backend: Some(backend),
+    })
 }
 
 /// Opens streams and has events delivered on them. Pushpin's programs find each other while it
@@ -99,14 +97,14 @@ fn carries(target: &Target, backend: &Target) -> Result<()> {
     let mut streams = Vec::new();
     for _ in 0..PROBES {
         let mut stream = connect(target)?;
-        stream.write_all(dialect().subscribe_request(target, ["ready"].into_iter()).as_bytes())?;
+        stream.write_all(Dialect::by_query().subscribe_request(target, ["ready"].into_iter()).as_bytes())?;
         let mut start = [0; 12];
         stream.read_exact(&mut start)?;
         ensure!(start == *b"HTTP/1.1 200", "a stream was refused");
         streams.push(stream);
     }
     let mut publisher = connect(backend)?;
-    let (before, after) = dialect().publish.around(backend, "ready", PROBE_LEN)?;
+    let (before, after) = Dialect::by_query().publish.around(backend, "ready", PROBE_LEN)?;
     for _ in 0..PROBE_EVENTS {
         publisher.write_all(format!("{before}{}{after}", "x".repeat(PROBE_LEN)).as_bytes())?;
         // With its frame each event is longer than this; what is left over is the next one's.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::assertion::Assertion;
 use crate::dialect::OpenOn;
@@ -166,6 +166,18 @@ pub(crate) struct Flags {
     /// Write all figures to this file
     #[arg(long, help_heading = "Output")]
     pub(crate) json: Option<PathBuf>,
+}
+
+impl Flags {
+    /// From words as they would stand on a command line behind the program's name.
+    pub(super) fn parse(words: impl IntoIterator<Item = String>) -> clap::error::Result<Self> {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            flags: Flags,
+        }
+        Ok(Line::try_parse_from(std::iter::once("run".to_owned()).chain(words))?.flags)
+    }
 }
 
 /// Servers whose requests need not be spelled out.

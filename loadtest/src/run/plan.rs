@@ -223,16 +223,9 @@ impl Flags {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        flags: Flags,
-    }
 
     fn plan_of(flags: &str) -> Result<Plan> {
-        let flags = Line::try_parse_from(std::iter::once("run").chain(flags.split(' ')))?.flags;
+        let flags = Flags::parse(flags.split(' ').map(str::to_owned))?;
         let endpoint = flags.endpoint()?;
         flags.into_plan_for(endpoint)
     }

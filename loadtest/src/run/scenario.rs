@@ -6,7 +6,6 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
 use toml::{Table, Value};
 
 use super::options::Flags;
@@ -71,13 +70,8 @@ impl Scenario {
 
     /// The flags of `loadtest run` that it stands for, with `extra` ones behind them.
     pub(crate) fn to_flags(&self, name: &str, extra: &[String]) -> Result<Flags> {
-        #[derive(Parser)]
-        struct Line {
-            #[command(flatten)]
-            flags: Flags,
-        }
-        let words = ["run".to_owned(), format!("--scenario={name}")].into_iter();
-        Ok(Line::try_parse_from(words.chain(self.flags.iter().cloned()).chain(extra.iter().cloned()))?.flags)
+        let words = std::iter::once(format!("--scenario={name}"));
+        Ok(Flags::parse(words.chain(self.flags.iter().cloned()).chain(extra.iter().cloned()))?)
     }
 
     /// The same as text.
@@ -110,12 +104,6 @@ impl Scenario {
 mod tests {
     use super::*;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        flags: Flags,
-    }
-
     fn words(line: &str) -> Vec<String> {
         line.split(' ').map(str::to_owned).collect()
     }
@@ -125,7 +113,7 @@ mod tests {
         for (name, _) in BUILT_IN {
             let scenario = Scenario::load(name).unwrap();
             assert!(!scenario.summary.is_empty(), "{name}");
-            let line = Line::try_parse_from(std::iter::once("run".to_owned()).chain(scenario.flags));
+            let line = Flags::parse(scenario.flags);
             line.map_err(|error| format!("{name}: {error}")).unwrap();
         }
     }
@@ -135,7 +123,7 @@ mod tests {
         let expanded = Scenario::expand(words("loadtest run --streams 7 --scenario broadcast")).unwrap();
         assert_eq!(expanded[..2], ["loadtest", "run"]);
         assert!(expanded.contains(&"--rate=12".to_owned()));
-        let flags = Line::try_parse_from(&expanded[1..]).unwrap().flags;
+        let flags = Flags::parse(expanded[2..].iter().cloned()).unwrap();
         assert_eq!((flags.streams, flags.rate), (7, 12.0));
         for line in ["loadtest compare --scenarios idle", "loadtest run --streams 1", "loadtest"] {
             assert_eq!(Scenario::expand(words(line)).unwrap(), words(line));
@@ -148,6 +136,6 @@ mod tests {
         assert!(Scenario::load("/nowhere/x.toml").is_err());
         assert!(Scenario::parse("x", "streams = [1]").unwrap_err().to_string().contains("streams"));
         let unknown = Scenario::parse("x", "stream = 1").unwrap();
-        assert!(Line::try_parse_from(std::iter::once("run".to_owned()).chain(unknown.flags)).is_err());
+        assert!(Flags::parse(unknown.flags).is_err());
     }
 }
