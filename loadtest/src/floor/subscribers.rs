@@ -59,7 +59,9 @@ mod tests {
         for (stream, (worker, index)) in
             workers.iter().flat_map(|worker| (0..worker.readers).map(move |index| (worker, index))).enumerate()
         {
-            let request = worker.dialect.subscribe_request(target_of(worker), worker.topics_of(index));
+            let choice = worker.choice(0..worker.readers);
+            let topics = worker.topics_of(&choice, index);
+            let request = worker.dialect.subscribe_request(target_of(worker), topics);
             assert!(request.starts_with(&format!("GET /g{} HTTP/1.1\r\n", stream % 3)), "{request}");
             counts[stream % 3] += 1;
         }

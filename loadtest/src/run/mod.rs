@@ -275,8 +275,7 @@ impl<'a> Run<'a> {
         let Some(outcome) = &self.outcome else {
             return Ok(());
         };
-        let certain: u64 = outcome.slots.iter().map(|slot| slot.count - slot.uncertain.len() as u64).sum();
-        let each = certain as f64 * self.plan.topics_per_stream as f64 / self.plan.topics as f64;
+        let (expected, readers) = (self.plan.expected(&outcome.slots), self.plan.readers as u64);
         let mut last_change = Instant::now();
         loop {
             let before = self.gauge.received;
@@ -284,8 +283,8 @@ impl<'a> Run<'a> {
             if progress.received > before {
                 last_change = Instant::now();
             }
-            // With topics shared out in rotation each stream gets its share to within one event of each topic.
-            let is_all_there = progress.received as f64 >= each * progress.readers_open as f64;
+            // Exact when all are open; of those that are not, nobody says here which topics they follow.
+            let is_all_there = progress.received * readers >= expected * progress.readers_open as u64;
             let patience = if is_all_there { GRACE } else { self.plan.settle };
             if last_change.elapsed() >= patience {
                 break;

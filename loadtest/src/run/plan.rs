@@ -12,7 +12,7 @@ use crate::machine::Environment;
 use crate::payload;
 use crate::procfs;
 use crate::publisher::{PublishPlan, Via};
-use crate::swarm::{Disturbance, WorkerPlan, spread};
+use crate::swarm::{Disturbance, Slot, WorkerPlan, spread};
 use crate::target::Target;
 
 /// About so many events of a run have the time noted at which the last stream had them.
@@ -52,6 +52,23 @@ pub(crate) struct Plan {
     pub(super) stalled_wait: Duration,
     /// Remarks of the preflight that do not stop the run.
     pub(super) warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Events that all readers together get if each of them is open from the first to the last, those left
+    /// out whose publish was refused or never answered.
+    pub(super) fn expected(&self, slots: &[Slot]) -> u64 {
+        let mut expected = 0;
+        for worker in &self.workers {
+            let topics = slots.chunks(worker.publishers).zip(worker.readers_by_topic());
+            expected += topics.map(|(slots, readers)| readers * certain(slots)).sum::<u64>();
+        }
+        expected
+    }
+}
+
+fn certain(slots: &[Slot]) -> u64 {
+    slots.iter().map(|slot| slot.count - slot.uncertain.len() as u64).sum()
 }
 
 impl Flags {
@@ -250,13 +267,50 @@ mod tests {
     }
 
     #[test]
-    fn streams_take_their_topics_in_rotation_over_all_workers() {
-        let plan = plan_of("--streams 6 --topic-count 4 --topics-per-stream 2 --processes 2").unwrap();
-        let topics = |worker: usize, stream| plan.workers[worker].topics_of(stream).collect::<Vec<_>>();
-        assert_eq!(topics(0, 0), ["load.0", "load.1"]);
-        assert_eq!(topics(0, 1), ["load.2", "load.3"]);
-        assert_eq!(topics(1, 0), ["load.2", "load.3"]);
-        assert_eq!(plan.workers[1].first_topic(1), 0);
+    fn streams_of_one_topic_take_them_in_rotation_over_all_workers() {
+        let plan = plan_of("--streams 6 --topic-count 4 --topics-per-stream 1 --processes 2").unwrap();
+        assert_eq!(topics_of_streams(&plan), [["load.0"], ["load.1"], ["load.2"], ["load.3"], ["load.0"], ["load.1"]]);
+    }
+
+    #[test]
+    fn a_stream_follows_the_same_topics_in_whichever_worker_it_is() {
+        let flags = "--streams 40 --slow 3 --stalled 5 --topic-count 10 --topics-per-stream 3 --processes";
+        let whole = plan_of(&format!("{flags} 1")).unwrap();
+        let halves = plan_of(&format!("{flags} 2")).unwrap();
+        assert_eq!(topics_of_streams(&whole), topics_of_streams(&halves));
+    }
+
+    /// By the number of the stream in the run.
+    fn topics_of_streams(plan: &Plan) -> Vec<Vec<&str>> {
+        let mut topics = Vec::new();
+        for worker in &plan.workers {
+            let choice = worker.choice(0..worker.streams());
+            for index in 0..worker.streams() {
+                let names = &worker.topics;
+                topics.push(choice.topics(index).map(|topic| names[topic].as_str()).collect());
+            }
+        }
+        topics
+    }
+
+    #[test]
+    fn what_is_expected_is_the_sum_over_the_topics_of_each_reader() {
+        for (topics, per_stream) in [(7, 3), (7, 1), (7, 7), (8, 2)] {
+            let flags = format!("--streams 11 --slow 3 --topic-count {topics} --topics-per-stream {per_stream}");
+            let plan = plan_of(&format!("{flags} --publishers 2 --processes 2")).unwrap();
+            // Topic t: 3 t + 3 events by two publishers, two of them uncertain.
+            let slot = |count, uncertain| Slot { count, uncertain, sent_ns: Vec::new() };
+            let slots: Vec<Slot> =
+                (0..topics).flat_map(|t| [slot(t + 2, vec![0, 1]), slot(2 * t + 1, Vec::new())]).collect();
+            let mut expected = 0;
+            for worker in &plan.workers {
+                let choice = worker.choice(0..worker.streams());
+                for topic in (0..worker.readers).flat_map(|index| choice.topics(index)) {
+                    expected += 3 * topic as u64 + 1;
+                }
+            }
+            assert_eq!(plan.expected(&slots), expected, "{flags}");
+        }
     }
 
     #[test]

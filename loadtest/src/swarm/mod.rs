@@ -3,8 +3,9 @@
 //! `crew` starts workers and speaks to them in the words of `protocol`. A `worker` is one epoll loop;
 //! `conn` parses each of its streams, `seen` is what arrived on
 //! them, and `lives` holds that against what was published.
-//! `spread` shares streams out over workers and addresses.
+//! `spread` shares streams out over workers and addresses, `choice` says which topics each follows.
 
+mod choice;
 mod conn;
 mod crew;
 mod lives;

@@ -15,10 +15,12 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use checker::Verdict;
 use serde::{Deserialize, Serialize};
 
+use super::choice::Choice;
 use crate::dialect::Dialect;
 use crate::latency::Buckets;
 use crate::target::Target;
@@ -45,7 +47,7 @@ pub(crate) struct WorkerPlan {
     pub(crate) opening_max: usize,
     pub(crate) run: u32,
     pub(crate) topics: Vec<String>,
-    /// Stream n reads the topics n·this, n·this + 1, … of them, in rotation. `1..=topics.len()`.
+    /// So many of them each stream reads, see [`Choice`]. `1..=topics.len()`.
     pub(crate) topics_per_stream: usize,
     pub(crate) publishers: usize,
     pub(crate) payload: usize,
@@ -225,19 +227,22 @@ impl WorkerPlan {
         self.readers + self.slow + self.stalled
     }
 
-    /// The first of the topics that this worker's stream `index` reads.
-    pub(crate) fn first_topic(&self, index: usize) -> usize {
-        // The remainder first: the product of two large counts would overflow.
-        let topics = self.topics.len();
-        if self.topics_per_stream == topics {
-            return 0;
-        }
-        ((self.first_stream + index) % topics * self.topics_per_stream) % topics
+    /// The topics of these streams of this worker.
+    pub(crate) fn choice(&self, streams: Range<usize>) -> Choice {
+        let numbers = self.first_stream + streams.start..self.first_stream + streams.end;
+        Choice::new(self.topics.len(), self.topics_per_stream, numbers)
     }
 
-    /// The topics that stream `index` reads.
-    pub(crate) fn topics_of(&self, index: usize) -> impl Iterator<Item = &str> {
-        let first = self.first_topic(index);
-        (0..self.topics_per_stream).map(move |nth| self.topics[(first + nth) % self.topics.len()].as_str())
+    /// How many readers each topic has.
+    pub(crate) fn readers_by_topic(&self) -> Vec<u64> {
+        let choice = self.choice(0..self.readers);
+        let mut counts = vec![0; self.topics.len()];
+        (0..self.readers).flat_map(|index| choice.topics(index)).for_each(|topic| counts[topic] += 1);
+        counts
+    }
+
+    /// The topics that stream `index` of `choice` reads, by name.
+    pub(crate) fn topics_of<'a>(&'a self, choice: &'a Choice, index: usize) -> impl Iterator<Item = &'a str> {
+        choice.topics(index).map(|topic| self.topics[topic].as_str())
     }
 }

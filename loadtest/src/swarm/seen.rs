@@ -6,6 +6,7 @@
 use checker::{Ledger, OrderHash};
 use serde::Deserialize;
 
+use super::choice::Choice;
 use super::conn::Block;
 use super::lives::Past;
 use super::protocol::{Counts, WorkerPlan};
@@ -28,8 +29,7 @@ pub(super) struct Seen {
     payload_len: usize,
     /// What follows the header in each payload.
     filler: Vec<u8>,
-    /// First of the topics of each stream.
-    first_topics: Vec<u32>,
+    choice: Choice,
     /// The stream's life now: its n-th topic, publisher p at `n * publishers + p`.
     pub(super) ledger: Ledger,
     /// Stream s, its n-th topic at `s * topics_per_stream + n`.
@@ -75,7 +75,7 @@ impl Seen {
             publishers: plan.publishers,
             payload_len: plan.payload,
             filler: payload::filler(plan.payload),
-            first_topics: (first..first + streams).map(|index| plan.first_topic(index) as u32).collect(),
+            choice: plan.choice(first..first + streams),
             ledger: Ledger::new(streams, per_stream * plan.publishers),
             orders: vec![OrderHash::default(); streams * per_stream],
             was_reset: vec![false; streams],
@@ -117,17 +117,14 @@ impl Seen {
             self.counts.foreign += 1;
             return;
         }
-        let (topics, publisher) = (self.topics.len(), usize::from(stamp.publisher));
-        let (topic, first) = (usize::from(stamp.topic), self.first_topics[stream] as usize);
-        // `topic - first`, in rotation.
-        let nth = if topic >= first { topic - first } else { topic + topics - first };
+        let (topic, publisher) = (usize::from(stamp.topic), usize::from(stamp.publisher));
         let is_whole = payload[payload::HEADER_LEN..] == self.filler[..] && stamp.sent_ns <= now;
         // Else it is of a topic that this stream did not ask for.
-        let is_asked_for = nth < self.topics_per_stream && topic < topics && publisher < self.publishers;
-        self.counts.malformed += u64::from(!is_whole || !is_asked_for);
-        if !is_asked_for {
+        let asked_for = self.choice.nth(stream, stamp.topic).filter(|_| publisher < self.publishers);
+        self.counts.malformed += u64::from(!is_whole || asked_for.is_none());
+        let Some(nth) = asked_for else {
             return;
-        }
+        };
         self.received += 1;
         self.received_at_ns = now;
         let is_first = self.ledger.handle_event(stream, nth * self.publishers + publisher, stamp.seq);
@@ -214,8 +211,7 @@ impl Seen {
         }
         *reasons.entry(reset.reason).or_default() += 1;
         self.was_reset[stream] = true;
-        let first = self.first_topics[stream] as usize;
-        let own = (0..self.topics_per_stream).map(|nth| &self.topics[(first + nth) % self.topics.len()]);
+        let own = self.choice.topics(stream).map(|topic| &self.topics[topic]);
         let is_named: Vec<bool> = own.map(|topic| reset.topics.contains(topic)).collect();
         let names_known = is_named.contains(&true);
         for nth in (0..self.topics_per_stream).filter(|&nth| !names_known || is_named[nth]) {
@@ -239,7 +235,6 @@ impl Seen {
 
     /// The slot in which the n-th check of a stream is published.
     pub(super) fn slot_of(&self, stream: usize, check: usize) -> usize {
-        let topic = (self.first_topics[stream] as usize + check / self.publishers) % self.topics.len();
-        topic * self.publishers + check % self.publishers
+        self.choice.topic(stream, check / self.publishers) * self.publishers + check % self.publishers
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     Swap,
     /// It is dropped and a reset says so.
     DropTold,
+    /// It is dropped and a reset says so of this topic.
+    DropNamed(&'static str),
     /// It comes after the one that follows it was dropped, and after a reset that says so.
     ToldEarly,
     /// A byte of its filler is changed.
@@ -151,6 +153,9 @@ impl Stream {
             Some(Fault::Drop) => Vec::new(),
             Some(Fault::Double) => vec![block.clone(), block],
             Some(Fault::DropTold) => vec!["event: fanwheel.reset\ndata: {\"reason\":\"gap\"}\n\n".to_owned()],
+            Some(Fault::DropNamed(topic)) => {
+                vec![format!("event: fanwheel.reset\ndata: {{\"reason\":\"log\",\"topics\":[\"{topic}\"]}}\n\n")]
+            }
             Some(Fault::Alter) => vec![block.replace("x\n", "y\n")],
             Some(Fault::AlterHeader) => {
                 // "fw1 ", the run, the publisher and the topic stand before the sequence number.

@@ -117,6 +117,29 @@ fn an_event_of_a_topic_that_was_not_asked_for_is_no_delivery() {
     assert_eq!(deliveries["received"], 12 * 25);
 }
 
+/// Topics drawn at random; each of them has four of the twelve streams, and all but the last have 11 events.
+const SOME_TOPICS: &str =
+    "--streams 12 --processes 2 --topic-count 6 --topics-per-stream 2 --rate 130 --duration 500ms";
+
+#[test]
+fn streams_of_some_topics_get_the_events_of_those() {
+    let (code, report) = run(&faulty::start(Vec::new()), SOME_TOPICS);
+    let deliveries = &report["deliveries"];
+    assert_eq!((code, wrong(deliveries)), (0, Vec::new()), "{report:#}");
+    assert_eq!((&deliveries["expected"], &deliveries["received"]), (&(65 * 4).into(), &(65 * 4).into()));
+    assert_eq!(deliveries["orders_seen"], 1);
+}
+
+#[test]
+fn a_reset_that_names_a_topic_tells_of_that_topic_only() {
+    // The first event of every topic is lost, that of topic 5 is told: before anything else came.
+    let at = |event, fault| (0..12).map(move |stream| (stream, event, fault));
+    let drops = (0..5).flat_map(|event| at(event, Fault::Drop));
+    let url = faulty::start(drops.chain(at(5, Fault::DropNamed("load.5"))).collect());
+    let (code, report) = run(&url, SOME_TOPICS);
+    assert_eq!((code, wrong(&report["deliveries"])), (1, vec![("lost", 5 * 4), ("told", 4)]), "{report:#}");
+}
+
 #[test]
 fn a_late_event_shows_in_the_latencies_of_its_stream_and_of_the_last_one() {
     let url = faulty::start(vec![(11, 20, Fault::Delay(300))]);

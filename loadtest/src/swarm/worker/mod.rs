@@ -29,6 +29,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use self::pace::Pace;
 use self::ramp::Ramp;
+use super::choice::Choice;
 use super::conn::Parser;
 use super::protocol::{Answer, Command, Disturbance, Done, Progress, Slot, WorkerPlan};
 use super::seen::Seen;
@@ -61,6 +62,8 @@ pub(crate) fn run() -> Result<()> {
 
 struct Worker {
     plan: WorkerPlan,
+    /// The topics to ask for, by stream.
+    choice: Choice,
     poll: Poll,
     /// First the readers, then the slow streams, then the stalled.
     conns: Vec<Conn>,
@@ -132,6 +135,7 @@ impl Worker {
     fn new(plan: WorkerPlan) -> Result<Self> {
         let streams = plan.streams();
         Ok(Self {
+            choice: plan.choice(0..streams),
             poll: Poll::new()?,
             conns: (0..streams).map(|_| Conn::new()).collect(),
             kept: HashMap::new(),

@@ -103,7 +103,8 @@ impl Worker {
         if let Some(error) = socket.take_error()? {
             return Err(error.into());
         }
-        let request = self.plan.dialect.subscribe_request(&self.plan.target, self.plan.topics_of(index));
+        let topics = self.plan.topics_of(&self.choice, index);
+        let request = self.plan.dialect.subscribe_request(&self.plan.target, topics);
         match socket.write(request.as_bytes()) {
             Ok(len) if len == request.len() => {}
             Ok(len) => bail!("the kernel took {len} bytes of the request"),
