@@ -45,6 +45,10 @@ impl Latencies {
         Buckets(filled.map(|v| (v.value_iterated_to(), v.count_at_value())).collect())
     }
 
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -7,6 +7,8 @@
 //! one does not wait for the answer to the last.
 //! **Overload:** when `in_flight_max` publishes are unanswered the publisher waits; what it then
 //! sends late carries its intended time, so the wait shows in intended→receive.
+//! Where a calm phase follows, what a late publisher has not sent when it begins is given up, see
+//! [`CalmPhase`]: an open loop that stayed late for ever would measure itself.
 //! A refused or unanswered publish is never repeated; its number is reported as uncertain.
 //! **Not chosen:** several connections per publisher. They would not need pipelining, but nobody
 //! could tell then which order is the right one.
@@ -26,7 +28,7 @@ use crate::dialect::PublishRequest;
 use crate::http::{Body, HEAD_LEN_MAX, Head};
 use crate::latency::Latencies;
 use crate::payload::Stamp;
-use crate::schedule::{Schedule, Timetable};
+use crate::schedule::{CalmPhase, Schedule, Timetable, length_ns};
 use crate::swarm::Slot;
 use crate::target::Target;
 
@@ -54,6 +56,7 @@ pub(crate) struct PublishPlan {
     pub(crate) payload: usize,
     /// Per publisher. At least 1.
     pub(crate) in_flight_max: usize,
+    pub(crate) calm: Option<CalmPhase>,
 }
 
 /// How to publish.
@@ -81,10 +84,23 @@ pub(crate) struct Outcome {
     pub(crate) late: Latencies,
     /// Events that had to wait because too many before them were unanswered.
     pub(crate) waited: u64,
+    /// Events of the first phase that were never sent, because the calm one began.
+    pub(crate) given_up: u64,
     pub(crate) first_error: Option<String>,
 }
 
 impl PublishPlan {
+    /// Events of all phases.
+    pub(crate) fn events(&self) -> u64 {
+        self.total + self.calm.map_or(0, |calm| calm.total)
+    }
+
+    /// Of `events` publisher `index` sends so many.
+    fn share(&self, events: u64, index: usize) -> u64 {
+        let publishers = self.publishers as u64;
+        (events + publishers - 1 - index as u64) / publishers
+    }
+
     /// Runs all publishers; returns when the last is through. `sent` is kept up to date.
     pub(crate) fn run(&self, start_ns: u64, sent: &AtomicU64) -> Outcome {
         let mut outcome = Outcome::new(self);
@@ -128,6 +144,7 @@ impl Outcome {
         self.last_sent_ns = self.last_sent_ns.max(part.last_sent_ns);
         self.late.merge(&part.late.to_buckets());
         self.waited += part.waited;
+        self.given_up += part.given_up;
         self.first_error = self.first_error.take().or(part.first_error);
     }
 }
@@ -138,10 +155,14 @@ struct Publisher<'a> {
     frames: &'a [(String, String)],
     index: usize,
     timetable: Timetable,
+    start_ns: u64,
     deadline_ns: u64,
     /// Its next event, counted over its topics: `0 <= next <= count`.
     next: u64,
+    /// Where the phase that it is in ends.
     count: u64,
+    /// The phase that is to come.
+    calm: Option<CalmPhase>,
     connection: Option<Connection>,
     /// Sent and not answered, oldest first.
     in_flight: VecDeque<u64>,
@@ -154,17 +175,18 @@ struct Publisher<'a> {
 
 impl<'a> Publisher<'a> {
     fn new(plan: &'a PublishPlan, frames: &'a [(String, String)], index: usize, start_ns: u64) -> Self {
-        let publishers = plan.publishers as u64;
-        let length_ns = (plan.total as f64 * 1e9 / plan.rate) as u64;
+        let length_ns = plan.calm.map_or_else(|| length_ns(plan.total, plan.rate), |calm| calm.length_ns());
         let seed = u64::from(plan.run);
         Self {
             plan,
             frames,
             index,
             timetable: Timetable::new(plan.schedule, start_ns, plan.rate, plan.publishers, index, seed),
+            start_ns,
             deadline_ns: start_ns + length_ns + OVERTIME_NS,
             next: 0,
-            count: (plan.total + publishers - 1 - index as u64) / publishers,
+            count: plan.share(plan.total, index),
+            calm: plan.calm,
             connection: None,
             in_flight: VecDeque::new(),
             last_answer_ns: 0,
@@ -175,7 +197,7 @@ impl<'a> Publisher<'a> {
     }
 
     fn run(mut self, sent: &AtomicU64) -> Outcome {
-        while (self.next < self.count || !self.in_flight.is_empty()) && now_ns() < self.deadline_ns {
+        while self.has_more() && now_ns() < self.deadline_ns {
             let sent_before = self.outcome.sent;
             let turned = self.turn();
             sent.fetch_add(self.outcome.sent - sent_before, Ordering::Relaxed);
@@ -189,6 +211,10 @@ impl<'a> Publisher<'a> {
             slot.uncertain.sort_unstable();
         }
         self.outcome
+    }
+
+    fn has_more(&self) -> bool {
+        self.next < self.count || self.calm.is_some() || !self.in_flight.is_empty()
     }
 
     /// Sends what is due, then waits for answers or for the next to be due.
@@ -213,6 +239,7 @@ impl<'a> Publisher<'a> {
     fn send_due(&mut self, connection: &mut Connection) -> Result<()> {
         self.out.clear();
         let room_was_lacking = std::mem::take(&mut self.room_is_lacking);
+        let calm_is_due = self.calm.is_some_and(|calm| now_ns() >= self.start_ns + calm.after_ns);
         while self.may_send() && self.out.len() < WRITE_LEN {
             let (intended_ns, sent_ns) = (self.next_due_ns(), now_ns());
             if sent_ns < intended_ns {
@@ -222,10 +249,24 @@ impl<'a> Publisher<'a> {
             self.encode_next(intended_ns, sent_ns);
         }
         self.room_is_lacking = self.in_flight.len() >= self.plan.in_flight_max;
+        // What a publisher that was only woken late could still send is not given up.
+        if calm_is_due || self.next == self.count {
+            self.begin_calm();
+        }
         if self.out.is_empty() {
             return Ok(());
         }
         connection.stream.write_all(&self.out).context("publish")
+    }
+
+    /// What it has not sent of the phase that it is in is never sent.
+    fn begin_calm(&mut self) {
+        let Some(calm) = self.calm.take() else {
+            return;
+        };
+        self.outcome.given_up += self.count - self.next;
+        self.timetable.begin_phase(self.start_ns + calm.after_ns, self.next, calm.rate);
+        self.count = self.next + self.plan.share(calm.total, self.index);
     }
 
     fn may_send(&self) -> bool {
@@ -454,6 +495,7 @@ mod tests {
             total,
             payload: 100,
             in_flight_max: 8,
+            calm: None,
         }
     }
 
@@ -504,6 +546,43 @@ mod tests {
         assert_eq!((outcome.sent, outcome.accepted), (20, 20));
         let counts: Vec<u64> = outcome.slots.iter().map(|slot| slot.count).collect();
         assert_eq!(counts, [4, 4, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn a_calm_phase_follows_in_the_same_sequences() {
+        let ok = |_| "HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}";
+        let target = serve(3, |line| line.contains("POST /topics/"), ok);
+        let calm = CalmPhase { after_ns: 50_000_000, rate: 1_000.0, total: 7 };
+        let start_ns = now_ns();
+        // The last of three publishers has nothing to send in the first phase.
+        let plan = PublishPlan { calm: Some(calm), ..plan(fanwheel(target), 2, 3) };
+        let outcome = plan.run(start_ns, &AtomicU64::new(0));
+        assert_eq!((outcome.sent, outcome.accepted, outcome.given_up), (9, 9, 0), "{:?}", outcome.first_error);
+        let counts: Vec<u64> = outcome.slots.iter().map(|slot| slot.count).collect();
+        // Each publisher goes on with the topic whose turn it is: 1 + 3, 1 + 2 and 0 + 2 events.
+        assert_eq!(counts, [2, 2, 1, 2, 1, 1]);
+        let calm_ns = start_ns + calm.after_ns;
+        let sent_ns = outcome.slots.iter().flat_map(|slot| &slot.sent_ns);
+        assert!(sent_ns.filter(|sent_ns| **sent_ns >= calm_ns).count() >= 7);
+    }
+
+    #[test]
+    fn what_a_late_publisher_has_not_sent_of_the_first_phase_is_given_up() {
+        // An answer is paced: it takes a millisecond, and ten events come in each.
+        let answer = |_| {
+            thread::sleep(Duration::from_millis(1));
+            ":2\r\n"
+        };
+        let target = serve(1, |line| line.starts_with("fw1 "), answer);
+        let via = Via::Redis { target, channel_prefix: "p:".to_owned() };
+        let calm = CalmPhase { after_ns: 100_000_000, rate: 100.0, total: 10 };
+        let plan = PublishPlan { calm: Some(calm), ..plan(via, 1_000, 1) };
+        let outcome = plan.run(now_ns(), &AtomicU64::new(0));
+        assert!(outcome.given_up > 0);
+        assert_eq!((outcome.sent + outcome.given_up, outcome.accepted), (1_010, outcome.sent));
+        let sent_by_slot: Vec<u64> = outcome.slots.iter().map(|slot| slot.sent_ns.len() as u64).collect();
+        assert_eq!(sent_by_slot, [outcome.sent.div_ceil(2), outcome.sent / 2]);
+        assert!(outcome.first_error.is_none(), "{:?}", outcome.first_error);
     }
 
     #[test]

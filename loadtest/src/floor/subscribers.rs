@@ -27,6 +27,7 @@ pub(super) fn worker_plans(plan: &FloorPlan, target: &Target, run: u32, note_str
             publishers: 1,
             payload: plan.payload,
             last_stride: note_stride,
+            calm_after_ns: None,
             disturbance: None,
             reconnects: false,
             settle_ns: plan.settle.as_nanos() as u64,

@@ -33,6 +33,7 @@ pub(crate) struct Report {
     pub(crate) publishing: Option<Publishing>,
     pub(crate) deliveries: Deliveries,
     pub(crate) latency: Option<Latency>,
+    pub(crate) calm: Option<Calm>,
     pub(crate) server: Option<Server>,
     /// What the server's own counters grew by while publishing.
     pub(crate) server_metrics: Option<BTreeMap<String, f64>>,
@@ -128,6 +129,9 @@ pub(crate) struct Deliveries {
     /// From the first publish to the last delivery.
     pub(crate) deliveries_per_s: Option<f64>,
     pub(crate) events_per_read: Option<f64>,
+    /// What the steady reader received that received least, by what the median one did. A reader is
+    /// steady whose stream was open all the time.
+    pub(crate) least_stream_share: Option<f64>,
     /// Blocks `fanwheel.reset`.
     pub(crate) resets: u64,
     /// (reason, count): a list, because reasons are the server's words.
@@ -164,6 +168,20 @@ pub(crate) struct Latency {
     pub(crate) intended_curve: Vec<(f64, f64)>,
 }
 
+/// What came after the load (`--calm`), and what was delivered under it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Calm {
+    /// Received by readers during the first phase.
+    pub(crate) loaded_deliveries_per_s: Option<f64>,
+    /// Of events sent 2 s after the first phase ended, or later: from then to the end of the schedule,
+    /// or to the last delivery where that came later.
+    pub(crate) calm_deliveries_per_s: Option<f64>,
+    /// From the publisher's write to the end of the subscriber's read.
+    pub(crate) calm_p50_ms: Option<f64>,
+    pub(crate) calm_p99_ms: Option<f64>,
+    pub(crate) calm_max_ms: Option<f64>,
+}
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Server {
     pub(crate) server_pids: Vec<u32>,
@@ -179,6 +197,8 @@ pub(crate) struct Server {
     pub(crate) pss_per_stream_bytes: Option<f64>,
     /// After publishing, all streams still open.
     pub(crate) pss_loaded_bytes: Option<u64>,
+    /// The largest seen from the first publish until then.
+    pub(crate) pss_peak_bytes: Option<u64>,
     /// After the streams were closed (`--linger`).
     pub(crate) pss_after_bytes: Option<u64>,
 }

@@ -78,6 +78,9 @@ impl Report {
         let rate =
             d.deliveries_per_s.map_or(String::new(), |rate| format!(", {} per second", grouped(rate.round() as u64)));
         table.line("deliveries", &format!("{} of {} expected{rate}", grouped(d.received), grouped(d.expected)))?;
+        if let Some(share) = d.least_stream_share.filter(|share| *share < 1.0) {
+            table.line("least on a stream", &format!("{:.1} % of what the median stream got", share * 100.0))?;
+        }
         table.line("lost", &grouped(d.lost))?;
         table.line("doubled", &grouped(d.doubled))?;
         table.line("out of order", &grouped(d.out_of_order))?;
@@ -108,10 +111,24 @@ impl Report {
             "intended → receive",
             &row(l.intended_p50_ms, l.intended_p90_ms, l.intended_p99_ms, l.intended_p999_ms, l.intended_max_ms),
         )?;
-        let Some(((p50, p99), max)) = l.last_p50_ms.zip(l.last_p99_ms).zip(l.last_max_ms) else {
+        if let Some(((p50, p99), max)) = l.last_p50_ms.zip(l.last_p99_ms).zip(l.last_max_ms) {
+            table.line("publish → last receive", &format!("p50 {p50:.3}  p99 {p99:.3}  max {max:.3} ms"))?;
+        }
+        self.write_calm(table)
+    }
+
+    fn write_calm(&self, table: &mut Table<'_, '_>) -> fmt::Result {
+        let Some(c) = &self.calm else {
             return Ok(());
         };
-        table.line("publish → last receive", &format!("p50 {p50:.3}  p99 {p99:.3}  max {max:.3} ms"))
+        let each_second =
+            |rate: Option<f64>| or_unmeasured(rate.map(|rate| format!("{} per second", grouped(rate.round() as u64))));
+        table.line("deliveries under load", &each_second(c.loaded_deliveries_per_s))?;
+        table.line("deliveries in the calm", &each_second(c.calm_deliveries_per_s))?;
+        let Some(((p50, p99), max)) = c.calm_p50_ms.zip(c.calm_p99_ms).zip(c.calm_max_ms) else {
+            return Ok(());
+        };
+        table.line("→ receive in the calm", &format!("p50 {p50:.3}  p99 {p99:.3}  max {max:.3} ms"))
     }
 
     fn write_costs(&self, table: &mut Table<'_, '_>) -> fmt::Result {
@@ -122,14 +139,16 @@ impl Report {
             table.line("server CPU", &format!("{}{}", or_unmeasured(cpu), each.unwrap_or_default()))?;
             let kib = |bytes: Option<u64>| or_unmeasured(bytes.map(|bytes| format!("{} KiB", grouped(bytes / 1024))));
             let growth = s.pss_per_stream_bytes.map(|bytes| format!(" ({bytes:.0} bytes per stream)"));
+            let peak = s.pss_peak_bytes.map(|bytes| format!(", peak {}", kib(Some(bytes))));
             table.line(
                 "server PSS",
                 &format!(
-                    "before {}, idle {}{}, loaded {}",
+                    "before {}, idle {}{}, loaded {}{}",
                     kib(s.pss_before_bytes),
                     kib(s.pss_idle_bytes),
                     growth.unwrap_or_default(),
-                    kib(s.pss_loaded_bytes)
+                    kib(s.pss_loaded_bytes),
+                    peak.unwrap_or_default()
                 ),
             )?;
             if s.pss_after_bytes.is_some() {

@@ -8,6 +8,9 @@ use crate::machine::{Busy, Ticks};
 use crate::procfs::{self, Cpu};
 use crate::swarm::Progress;
 
+/// How often the server's memory is looked at while events flow. A look costs 2 to 5 ms at 400 MB.
+const PSS_PERIOD_NS: u64 = 250_000_000;
+
 /// Processes measured together.
 #[derive(Debug, Default)]
 pub(super) struct Gauge {
@@ -16,6 +19,10 @@ pub(super) struct Gauge {
     pub(super) pss_before: Option<u64>,
     pub(super) pss_idle: Option<u64>,
     pub(super) pss_loaded: Option<u64>,
+    /// The largest seen from the first publish until all has settled.
+    pub(super) pss_peak: Option<u64>,
+    /// When to look for it again; `None` while nobody wants to know, and once it could not be read.
+    pss_due_ns: Option<u64>,
     pub(super) opening_cpu_s: Option<f64>,
     before: Usage,
     /// At the last time deliveries were seen to come.
@@ -81,12 +88,29 @@ impl Gauge {
         self.after = Usage::default();
     }
 
-    /// Notes the CPU used whenever more has been received.
-    pub(super) fn handle_progress(&mut self, progress: &Progress) {
+    /// From here on the server's memory is watched.
+    pub(super) fn handle_publishing(&mut self, now: u64) {
+        self.pss_due_ns = Some(now);
+    }
+
+    /// Notes the CPU used whenever more has been received, and the memory when it is time.
+    pub(super) fn handle_progress(&mut self, progress: &Progress, now: u64) {
         if progress.received > self.received {
             self.received = progress.received;
             self.after = self.usage();
         }
+        if self.pss_due_ns.is_some_and(|due_ns| now >= due_ns) {
+            let pss = self.pss();
+            self.pss_peak = self.pss_peak.max(pss);
+            self.pss_due_ns = pss.map(|_| now + PSS_PERIOD_NS);
+        }
+    }
+
+    /// Nothing more arrives.
+    pub(super) fn handle_settled(&mut self) {
+        self.pss_loaded = self.pss();
+        self.pss_peak = self.pss_peak.max(self.pss_loaded);
+        self.pss_due_ns = None;
     }
 
     /// CPU of the server from the first publish to the last delivery.
@@ -110,4 +134,33 @@ impl Gauge {
 
 pub(super) fn or_remark<T>(outcome: Result<T>) -> Option<T> {
     outcome.inspect_err(|error| eprintln!("warning: not measured: {error:#}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_memory_between_publishing_and_settling_is_kept() {
+        let mut gauge = Gauge { server: vec![std::process::id()], ..Gauge::default() };
+        let progress = Progress::default();
+        gauge.handle_progress(&progress, 7);
+        assert_eq!(gauge.pss_peak, None);
+        gauge.handle_publishing(7);
+        gauge.handle_progress(&progress, 7);
+        let first = gauge.pss_peak.unwrap();
+        let ballast = vec![1_u8; 64 << 20];
+        gauge.handle_progress(&progress, 6 + PSS_PERIOD_NS);
+        assert_eq!(gauge.pss_peak, Some(first));
+        gauge.handle_progress(&progress, 7 + PSS_PERIOD_NS);
+        assert!(gauge.pss_peak.unwrap() > first + (60 << 20));
+        assert_eq!(ballast.len(), 64 << 20);
+        drop(ballast);
+        gauge.handle_settled();
+        assert!(gauge.pss_loaded < gauge.pss_peak);
+        // Nor is it looked for any more.
+        gauge.pss_peak = Some(0);
+        gauge.handle_progress(&progress, u64::MAX);
+        assert_eq!(gauge.pss_peak, Some(0));
+    }
 }

@@ -4,6 +4,7 @@
 //!  server PSS   streams open   idle      publish        settle     judge     (linger)
 //!  ──┤ before ├──┤ ramp ├──────┤ hold ├───┤ schedule ├───┤ ├───────┤ ├───────┤ PSS ├──
 //!                              PSS       CPU ────────────── CPU
+//!                                        PSS, largest ──────────┤
 //! ```
 //!
 //! The parent holds no stream: it drives these phases and publishes; its workers subscribe.
@@ -169,6 +170,8 @@ struct Run<'a> {
     opening_s: f64,
     start_ns: u64,
     outcome: Option<Outcome>,
+    /// Deliveries per second of the first phase; `None` before its end, and where no other follows.
+    loaded_per_s: Option<f64>,
     publishers_cpu_s: f64,
     metrics_before: Option<BTreeMap<String, f64>>,
     live: Live,
@@ -184,6 +187,7 @@ impl<'a> Run<'a> {
             opening_s: 0.0,
             start_ns: 0,
             outcome: None,
+            loaded_per_s: None,
             publishers_cpu_s: 0.0,
             metrics_before: None,
             live: Live::new(),
@@ -192,9 +196,22 @@ impl<'a> Run<'a> {
 
     fn take_answers(&mut self) -> Result<Progress> {
         self.crew.take_answers(TURN)?;
-        let progress = self.crew.progress();
-        self.gauge.handle_progress(&progress);
+        let (progress, now) = (self.crew.progress(), now_ns());
+        self.gauge.handle_progress(&progress, now);
+        self.note_loaded(&progress, now);
         Ok(progress)
+    }
+
+    /// Workers tell ten times a second what they received: at the end of the first phase all of it is of that
+    /// phase, because nothing of the run was sent before.
+    fn note_loaded(&mut self, progress: &Progress, now: u64) {
+        let calm = self.plan.publish.as_ref().and_then(|publish| publish.calm);
+        let Some(calm) = calm.filter(|_| self.start_ns > 0 && self.loaded_per_s.is_none()) else {
+            return;
+        };
+        if now >= self.start_ns + calm.after_ns {
+            self.loaded_per_s = Some(progress.received as f64 * 1e9 / (now - self.start_ns) as f64);
+        }
     }
 
     fn await_open(&mut self) -> Result<()> {
@@ -233,6 +250,7 @@ impl<'a> Run<'a> {
         let Some(publish) = &plan.publish else {
             return Ok(());
         };
+        self.gauge.handle_publishing(now_ns());
         let (own_before, is_over, sent) = (Cpu::own(), AtomicBool::new(false), AtomicU64::new(0));
         let outcome = thread::scope(|scope| {
             let publisher = scope.spawn(|| {
@@ -290,7 +308,7 @@ impl<'a> Run<'a> {
                 break;
             }
         }
-        self.gauge.pss_loaded = self.gauge.pss();
+        self.gauge.handle_settled();
         Ok(())
     }
 
@@ -314,7 +332,7 @@ impl<'a> Run<'a> {
         let slots = self.published();
         let dones = self.crew.finish(&slots)?;
         let metrics = self.metrics_grown();
-        let Self { plan, crew, gauge, opening_s, outcome, publishers_cpu_s, start_ns, .. } = self;
+        let Self { plan, crew, gauge, opening_s, outcome, loaded_per_s, publishers_cpu_s, start_ns, .. } = self;
         drop(crew);
         let pss_after = plan.linger.and_then(|linger| {
             thread::sleep(linger);
@@ -323,6 +341,7 @@ impl<'a> Run<'a> {
         let sum = Sum::of(dones, plan, outcome.as_ref(), start_ns, end_ns);
         let mut report = sum.report(&gauge, opening_s, publishers_cpu_s, pss_after);
         report.server_metrics = metrics;
+        report.calm = sum.calm(loaded_per_s);
         report.find_faults();
         Ok(report)
     }

@@ -91,6 +91,12 @@ pub(crate) struct Flags {
     /// How long to publish
     #[arg(long, help_heading = "Events", default_value = "10s", value_parser = parse_duration)]
     pub(crate) duration: Duration,
+    /// After --duration go on at so many events per second, to see how soon the server recovers
+    #[arg(long, help_heading = "Events", value_name = "RATE")]
+    pub(crate) calm_rate: Option<f64>,
+    /// For how long; deliveries count as calm from 2 s after its beginning on
+    #[arg(long, help_heading = "Events", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) calm: Option<Duration>,
     /// Bytes of each event's data (at least 79, the header)
     #[arg(long, help_heading = "Events", default_value_t = 120)]
     pub(crate) payload: usize,

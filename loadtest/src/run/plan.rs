@@ -12,6 +12,7 @@ use crate::machine::Environment;
 use crate::payload;
 use crate::procfs;
 use crate::publisher::{PublishPlan, Via};
+use crate::schedule::CalmPhase;
 use crate::swarm::{Disturbance, Slot, WorkerPlan, spread};
 use crate::target::Target;
 
@@ -78,8 +79,7 @@ impl Flags {
         let topics = self.topic_names()?;
         let run = (now_ns() ^ u64::from(std::process::id()) << 20) as u32;
         let publish = self.publish_plan(&endpoint, &topics, run);
-        let workers =
-            self.worker_plans(&endpoint, &topics, run, publish.as_ref().map_or(0, |publish| publish.total))?;
+        let workers = self.worker_plans(&endpoint, &topics, run, publish.as_ref())?;
         procfs::raise_descriptors();
         let warnings = preflight::check(&Environment::read(None), &workers, &endpoint.server_pids)?;
         Ok(Plan {
@@ -114,7 +114,27 @@ impl Flags {
         ensure!(self.storm.is_none_or(|share| share > 0.0 && share <= 1.0), "--storm: a share, above 0 and up to 1");
         ensure!(self.churn.is_none() || self.storm.is_none(), "--churn and --storm: one of them");
         ensure!((1..=payload::INDEX_MAX).contains(&self.publishers), "--publishers: 1 to {}", payload::INDEX_MAX);
+        self.check_calm()
+    }
+
+    fn check_calm(&self) -> Result<()> {
+        let Some(rate) = self.calm_rate else {
+            ensure!(self.calm.is_none(), "--calm: only with --calm-rate");
+            return Ok(());
+        };
+        ensure!(rate > 0.0 && rate.is_finite(), "--calm-rate: a rate above 0");
+        ensure!(self.calm.is_some(), "--calm-rate: only with --calm");
+        ensure!(self.calm_phase().is_some_and(|calm| calm.total > 0), "--calm: so short that no event is due in it");
+        ensure!(self.search.is_none(), "--calm-rate and --search: one of them");
+        ensure!(self.rate > 0.0, "--calm-rate: only with a --rate above 0");
         Ok(())
+    }
+
+    /// `None` unless both flags are given.
+    fn calm_phase(&self) -> Option<CalmPhase> {
+        let (rate, length) = self.calm_rate.zip(self.calm)?;
+        let total = (rate * length.as_secs_f64()).round() as u64;
+        Some(CalmPhase { after_ns: self.duration.as_nanos() as u64, rate, total })
     }
 
     pub(super) fn topic_names(&self) -> Result<Vec<String>> {
@@ -186,7 +206,8 @@ impl Flags {
     fn publish_plan(&self, endpoint: &Endpoint, topics: &[String], run: u32) -> Option<PublishPlan> {
         let total = (self.rate * self.duration.as_secs_f64()).round() as u64;
         let in_flight_default = if matches!(endpoint.publish, Via::Redis { .. }) { 10_000 } else { 64 };
-        (total > 0).then(|| PublishPlan {
+        let calm = self.calm_phase();
+        (total > 0 || calm.is_some()).then(|| PublishPlan {
             via: endpoint.publish.clone(),
             run,
             topics: topics.to_vec(),
@@ -196,10 +217,19 @@ impl Flags {
             total,
             payload: self.payload,
             in_flight_max: self.in_flight.unwrap_or(in_flight_default).max(1),
+            calm,
         })
     }
 
-    fn worker_plans(&self, endpoint: &Endpoint, topics: &[String], run: u32, total: u64) -> Result<Vec<WorkerPlan>> {
+    fn worker_plans(
+        &self,
+        endpoint: &Endpoint,
+        topics: &[String],
+        run: u32,
+        publish: Option<&PublishPlan>,
+    ) -> Result<Vec<WorkerPlan>> {
+        let events = publish.map_or(0, PublishPlan::events);
+        let calm = publish.and_then(|publish| publish.calm);
         let processes = spread::processes(&self.processes, self.streams + self.slow + self.stalled)?;
         let worker = |index| {
             let part = |total| spread::share(total, index, processes);
@@ -219,7 +249,8 @@ impl Flags {
                 topics_per_stream: self.topics_per_stream.unwrap_or(topics.len()),
                 publishers: self.publishers,
                 payload: self.payload,
-                last_stride: (total / LAST_NOTES).next_power_of_two(),
+                last_stride: (events / LAST_NOTES).next_power_of_two(),
+                calm_after_ns: calm.map(|calm| calm.measured_after_ns()),
                 disturbance: self.disturbance(processes),
                 reconnects: self.reconnect,
                 settle_ns: self.settle.as_nanos() as u64,
@@ -353,6 +384,30 @@ mod tests {
             "--streams 1 --topics a --schedule never",
         ] {
             assert!(plan_of(flags).is_err(), "{flags}");
+        }
+    }
+
+    #[test]
+    fn a_calm_phase_follows_the_first() {
+        let publish = plan_of("--rate 100 --duration 3s --calm-rate 20 --calm 5s").unwrap().publish.unwrap();
+        assert_eq!((publish.total, publish.events()), (300, 400));
+        assert_eq!(publish.calm.unwrap().length_ns(), 8_000_000_000);
+    }
+
+    #[test]
+    fn half_a_calm_phase_is_refused_by_the_name_of_its_flag() {
+        for (flags, named) in [
+            ("--calm 5s", "--calm:"),
+            ("--calm-rate 5", "--calm-rate:"),
+            ("--calm-rate 0 --calm 5s", "--calm-rate:"),
+            ("--calm-rate=-1 --calm 5s", "--calm-rate:"),
+            ("--calm-rate inf --calm 5s", "--calm-rate:"),
+            ("--calm-rate 5 --calm 0", "--calm:"),
+            ("--calm-rate 5 --calm 5s --search 3", "--search:"),
+            ("--calm-rate 5 --calm 5s --rate 0", "--rate above 0"),
+        ] {
+            let said = plan_of(flags).unwrap_err().to_string();
+            assert!(said.contains(named), "{flags}: {said}");
         }
     }
 

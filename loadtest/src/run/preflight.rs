@@ -59,6 +59,7 @@ mod tests {
             publishers: 1,
             payload: 100,
             last_stride: 1,
+            calm_after_ns: None,
             disturbance: None,
             reconnects: false,
             settle_ns: 0,

@@ -8,8 +8,8 @@ use crate::latency::Latencies;
 use crate::procfs::Cpu;
 use crate::publisher::Outcome;
 use crate::report::{
-    Bottleneck, Client, Deliveries, Disturbance, Kernel, Latency, Opening, Publishing, Report, Server, Setup, Slow,
-    Stalled,
+    Bottleneck, Calm, Client, Deliveries, Disturbance, Kernel, Latency, Opening, Publishing, Report, Server, Setup,
+    Slow, Stalled,
 };
 use crate::swarm::{Done, Judgement, Progress};
 
@@ -27,6 +27,8 @@ pub(super) struct Sum<'a> {
     slow: Judgement,
     publish_to_receive: Latencies,
     intended_to_receive: Latencies,
+    /// Publish → receive of the calm events.
+    calm_to_receive: Latencies,
     /// From publish to the last subscriber's receive.
     publish_to_last: Latencies,
     connect_to_open: Latencies,
@@ -35,7 +37,11 @@ pub(super) struct Sum<'a> {
     not_reopened: u64,
     /// Latencies that are only known to be at least what was recorded.
     censored: u64,
+    /// Those of calm events among them.
+    calm_censored: u64,
     orders_seen: u64,
+    /// Per steady reader: events received. Ascending.
+    steady_received: Vec<u64>,
     stalled_closed_ns: Vec<u64>,
     /// When the last event was received.
     received_at_ns: u64,
@@ -64,13 +70,16 @@ impl<'a> Sum<'a> {
             slow: Judgement::default(),
             publish_to_receive: Latencies::default(),
             intended_to_receive: Latencies::default(),
+            calm_to_receive: Latencies::default(),
             publish_to_last: Latencies::default(),
             connect_to_open: Latencies::default(),
             cut_to_open: Latencies::default(),
             last_reopened_ns: 0,
             not_reopened: 0,
             censored: 0,
+            calm_censored: 0,
             orders_seen: 0,
+            steady_received: Vec::new(),
             stalled_closed_ns: Vec::new(),
             received_at_ns: 0,
             cpu: Cpu::default(),
@@ -89,6 +98,7 @@ impl<'a> Sum<'a> {
         }
         sum.orders_seen = surveys.iter().map(OrderSurvey::orders_seen).max().unwrap_or(0);
         sum.stalled_closed_ns.sort_unstable();
+        sum.steady_received.sort_unstable();
         sum.record_censored();
         sum.record_last(&last);
         sum
@@ -108,10 +118,12 @@ impl<'a> Sum<'a> {
         self.slow.merge(done.slow);
         self.publish_to_receive.merge(&done.publish_to_receive);
         self.intended_to_receive.merge(&done.intended_to_receive);
+        self.calm_to_receive.merge(&done.calm_to_receive);
         self.connect_to_open.merge(&done.connect_to_open);
         self.cut_to_open.merge(&done.cut_to_open);
         self.last_reopened_ns = self.last_reopened_ns.max(done.last_reopened_ns);
         self.not_reopened += done.not_reopened;
+        self.steady_received.extend(done.steady_received);
         self.stalled_closed_ns.extend(done.stalled_closed_ns);
         self.first_error = self.first_error.take().or(done.first_error);
     }
@@ -123,10 +135,16 @@ impl<'a> Sum<'a> {
             return;
         };
         let late_ns = outcome.late.mean_ns();
+        let calm_from_ns = self.calm_from_ns().unwrap_or(u64::MAX);
         for &(slot, first, end, streams) in &self.readers.undelivered {
             let slot = &outcome.slots[slot];
             for number in (first..end).filter(|number| slot.uncertain.binary_search(number).is_err()) {
-                let waited_ns = self.end_ns.saturating_sub(slot.sent_ns[number as usize]);
+                let sent_ns = slot.sent_ns[number as usize];
+                let waited_ns = self.end_ns.saturating_sub(sent_ns);
+                if sent_ns >= calm_from_ns {
+                    self.calm_to_receive.record_n(waited_ns, streams);
+                    self.calm_censored += streams;
+                }
                 self.publish_to_receive.record_n(waited_ns, streams);
                 self.intended_to_receive.record_n(waited_ns + late_ns, streams);
                 self.censored += streams;
@@ -174,6 +192,7 @@ impl<'a> Sum<'a> {
             publishing: self.publishing(),
             deliveries: self.deliveries(),
             latency: Latency::of(&self.publish_to_receive, &self.intended_to_receive, &self.publish_to_last),
+            calm: None,
             server: self.server(gauge, pss_after),
             server_metrics: None,
             kernel: self.kernel(gauge),
@@ -223,6 +242,7 @@ impl<'a> Sum<'a> {
             lives: self.readers.lives,
             orders_seen: self.orders_seen,
             deliveries_per_s: seconds.filter(|s| *s > 0.0).map(|s| v.received as f64 / s),
+            least_stream_share: least_share(&self.steady_received),
             events_per_read: self.outcome.map(|_| v.received as f64 / counts.reads_running.max(1) as f64),
             resets: counts.resets_by_reason.values().sum(),
             resets_by_reason: counts.resets_by_reason.clone().into_iter().collect(),
@@ -230,6 +250,28 @@ impl<'a> Sum<'a> {
             unavailable: counts.unavailable,
             censored: self.censored,
         }
+    }
+
+    /// When the first event may be sent whose delivery counts as calm.
+    fn calm_from_ns(&self) -> Option<u64> {
+        Some(self.start_ns + self.plan.publish.as_ref()?.calm?.measured_after_ns())
+    }
+
+    /// `None` without such a phase.
+    pub(super) fn calm(&self, loaded_deliveries_per_s: Option<f64>) -> Option<Calm> {
+        let calm = self.plan.publish.as_ref()?.calm?;
+        let until_ns = self.received_at_ns.max(self.start_ns + calm.length_ns());
+        let seconds = until_ns.saturating_sub(self.start_ns + calm.measured_after_ns()) as f64 / 1e9;
+        let took = Some(&self.calm_to_receive).filter(|took| !took.is_empty());
+        Some(Calm {
+            loaded_deliveries_per_s,
+            calm_deliveries_per_s: took
+                .filter(|_| seconds > 0.0)
+                .map(|took| (took.len() - self.calm_censored) as f64 / seconds),
+            calm_p50_ms: took.map(|took| took.ms_at(0.5)),
+            calm_p99_ms: took.map(|took| took.ms_at(0.99)),
+            calm_max_ms: took.map(Latencies::max_ms),
+        })
     }
 
     fn client(&self, gauge: &Gauge, publishers_cpu_s: f64) -> Client {
@@ -316,8 +358,15 @@ impl<'a> Sum<'a> {
     fn remarks(&self) -> Vec<String> {
         let mut remarks = self.plan.warnings.clone();
         if let Some((publish, outcome)) = self.plan.publish.as_ref().zip(self.outcome) {
-            if outcome.sent < publish.total {
-                remarks.push(format!("only {} of {} events were sent", outcome.sent, publish.total));
+            let planned = publish.events() - outcome.given_up;
+            if outcome.sent < planned {
+                remarks.push(format!("only {} of {planned} events were sent", outcome.sent));
+            }
+            if outcome.given_up > 0 {
+                remarks.push(format!(
+                    "publishers were late: {} events of the first phase were given up when the calm one began",
+                    outcome.given_up
+                ));
             }
             let late_ms = outcome.late.ms_at(0.99);
             if late_ms > LATE_MS_MAX {
@@ -350,7 +399,7 @@ impl<'a> Sum<'a> {
         let first_ns = outcome.first_sent_ns.unwrap_or(outcome.last_sent_ns);
         let publishing_s = (outcome.last_sent_ns - first_ns) as f64 / 1e9;
         Some(Publishing {
-            planned: self.plan.publish.as_ref().map_or(0, |publish| publish.total),
+            planned: self.plan.publish.as_ref().map_or(0, |publish| publish.events() - outcome.given_up),
             sent: outcome.sent,
             accepted: outcome.accepted,
             refused: outcome.refused,
@@ -396,6 +445,7 @@ impl<'a> Sum<'a> {
             pss_idle_bytes: gauge.pss_idle,
             pss_per_stream_bytes: growth.filter(|_| opened > 0).map(|growth| growth / opened as f64),
             pss_loaded_bytes: gauge.pss_loaded,
+            pss_peak_bytes: gauge.pss_peak,
             pss_after_bytes,
         })
     }
@@ -429,6 +479,30 @@ fn grow<T: Default + Clone>(list: &mut Vec<T>, len: usize) {
     }
 }
 
+/// The least of sorted counts by their median; `None` where that is 0.
+fn least_share(sorted: &[u64]) -> Option<f64> {
+    let (least, middle) = (*sorted.first()?, sorted.len() / 2);
+    let upper = sorted[middle];
+    let lower = if sorted.len().is_multiple_of(2) { sorted[middle - 1] } else { upper };
+    (lower + upper > 0).then(|| 2.0 * least as f64 / (lower + upper) as f64)
+}
+
 fn per_delivery_us(cpu_s: f64, deliveries: u64) -> Option<f64> {
     (deliveries > 0).then(|| cpu_s * 1e6 / deliveries as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_stream_is_told_by_the_median_one() {
+        assert_eq!(least_share(&[30, 40, 80]), Some(0.75));
+        assert_eq!(least_share(&[30, 40, 80, 90]), Some(0.5));
+        assert_eq!(least_share(&[7]), Some(1.0));
+        assert_eq!(least_share(&[0, 9, 9]), Some(0.0));
+        for nothing in [&[][..], &[0], &[0, 0, 5]] {
+            assert_eq!(least_share(nothing), None);
+        }
+    }
 }

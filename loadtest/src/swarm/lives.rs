@@ -90,6 +90,12 @@ impl Seen {
         counts
     }
 
+    /// Per steady stream: events received, doubles included.
+    pub(super) fn steady_received(&self, start_ns: u64) -> Vec<u64> {
+        let received = |stream| self.ledger.stream(stream).iter().map(StreamCheck::received).sum();
+        self.steady_streams(start_ns).map(received).collect()
+    }
+
     /// Of steady streams that miss nothing: others may have seen as many events, but different ones.
     pub(super) fn survey(&self, start_ns: u64, slots: &[Slot]) -> Vec<OrderSurvey> {
         let mut surveys = vec![OrderSurvey::default(); self.topic_count()];

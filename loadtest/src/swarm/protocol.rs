@@ -53,6 +53,8 @@ pub(crate) struct WorkerPlan {
     pub(crate) payload: usize,
     /// Every so many events of a sequence, when the last stream had it is noted. A power of two.
     pub(crate) last_stride: u64,
+    /// Deliveries of events sent so long after the start, or later, are told apart as calm ones.
+    pub(crate) calm_after_ns: Option<u64>,
     pub(crate) disturbance: Option<Disturbance>,
     /// True exactly when a stream that the server ended is opened again, as a browser would.
     pub(crate) reconnects: bool,
@@ -147,6 +149,8 @@ pub(crate) struct Done {
     pub(crate) slow: Judgement,
     pub(crate) publish_to_receive: Buckets,
     pub(crate) intended_to_receive: Buckets,
+    /// Of calm events only, see `WorkerPlan::calm_after_ns`.
+    pub(crate) calm_to_receive: Buckets,
     pub(crate) connect_to_open: Buckets,
     /// From the end of a stream to its being open again.
     pub(crate) cut_to_open: Buckets,
@@ -157,6 +161,8 @@ pub(crate) struct Done {
     pub(crate) last: Vec<Vec<(u64, u32)>>,
     /// Per topic: readers that were open all the time.
     pub(crate) steady_readers: Vec<u32>,
+    /// Per such reader, of any topic: events received.
+    pub(crate) steady_received: Vec<u64>,
     /// Per topic: (count, digest, streams), see `checker::OrderSurvey`.
     pub(crate) orders: Vec<Vec<(u64, u64, u64)>>,
     /// When each stalled stream was seen to be closed.

@@ -50,6 +50,9 @@ pub(super) struct Seen {
     pub(super) latency_max_ns: u64,
     pub(super) publish_to_receive: Latencies,
     pub(super) intended_to_receive: Latencies,
+    /// Of events sent at `calm_from_ns` or later; `u64::MAX` while there are none.
+    pub(super) calm_to_receive: Latencies,
+    pub(super) calm_from_ns: u64,
     last_stride: u64,
     /// Per slot, every `last_stride`-th number: when it last arrived, and how often it did.
     pub(super) last: Vec<Vec<(u64, u32)>>,
@@ -88,6 +91,8 @@ impl Seen {
             latency_max_ns: 0,
             publish_to_receive: Latencies::default(),
             intended_to_receive: Latencies::default(),
+            calm_to_receive: Latencies::default(),
+            calm_from_ns: u64::MAX,
             last_stride: plan.last_stride,
             last: vec![Vec::new(); topics * plan.publishers],
             counts: Counts::default(),
@@ -135,6 +140,9 @@ impl Seen {
         let latency_ns = now.saturating_sub(stamp.sent_ns);
         self.latency_max_ns = self.latency_max_ns.max(latency_ns);
         self.publish_to_receive.record(latency_ns);
+        if stamp.sent_ns >= self.calm_from_ns {
+            self.calm_to_receive.record(latency_ns);
+        }
         self.intended_to_receive.record(now.saturating_sub(stamp.intended_ns));
         if stamp.seq & (self.last_stride - 1) == 0 && is_first && !self.was_reopened[stream] {
             self.note_last(topic * self.publishers + publisher, stamp.seq / self.last_stride, now);

@@ -55,6 +55,7 @@ fn a_clean_run_reports_no_fault() {
     assert_eq!(deliveries["expected"], 30 * 150);
     assert_eq!(deliveries["received"], 30 * 150);
     assert_eq!(deliveries["orders_seen"], 1);
+    assert_eq!((&deliveries["least_stream_share"], &report["calm"]), (&1.0.into(), &Value::Null));
     assert_eq!(report["setup"]["processes"], 3);
     assert!(report["latency"]["p99_ms"].as_f64().unwrap() > 0.0);
     assert_eq!(report["server"], Value::Null);
@@ -172,6 +173,45 @@ fn payloads_are_found_inside_of_other_texts_and_several_to_an_event() {
     let deliveries = &report["deliveries"];
     assert_eq!((code, wrong(deliveries)), (0, Vec::new()), "{report:#}");
     assert_eq!(deliveries["received"], 12 * 50);
+}
+
+#[test]
+fn the_steady_stream_that_received_least_is_told_by_the_median_one() {
+    // Of 50 events stream 3 lacks ten. Stream 5 ends after ten: it is no steady one.
+    let mut plan: faulty::Plan = (20..30).map(|event| (3, event, Fault::Drop)).collect();
+    plan.push((5, 10, Fault::Close));
+    let (_, deliveries) = with_faults(plan);
+    assert_eq!((&deliveries["lost"], &deliveries["least_stream_share"]), (&10.into(), &0.8.into()), "{deliveries:#}");
+    let (_, report) = run(&faulty::start(Vec::new()), "--streams 2 --rate 0");
+    assert_eq!(report["deliveries"]["least_stream_share"], Value::Null);
+}
+
+/// 50 events in half a second, and 50 in the calm after it, of which the last ten or so are measured apart.
+const CALM: &str = "--streams 3 --rate 100 --duration 500ms --calm-rate 20 --calm 2500ms";
+
+#[test]
+fn after_the_load_events_go_on_at_the_calm_rate() {
+    let url = faulty::start(vec![(1, 7, Fault::Drop)]);
+    let (_, report) = run(&url, CALM);
+    let (publishing, deliveries, calm) = (&report["publishing"], &report["deliveries"], &report["calm"]);
+    assert_eq!((&publishing["planned"], &publishing["sent"]), (&100.into(), &100.into()), "{report:#}");
+    assert_eq!((&deliveries["received"], wrong(deliveries)), (&299.into(), vec![("lost", 1)]));
+    let figure = |name: &str| calm[name].as_f64().unwrap_or_else(|| panic!("{name}: {calm:#}"));
+    assert!((1.0..=330.0).contains(&figure("loaded_deliveries_per_s")), "{calm:#}");
+    assert!((10.0..=100.0).contains(&figure("calm_deliveries_per_s")), "{calm:#}");
+    assert!(figure("calm_p50_ms") <= figure("calm_p99_ms") && figure("calm_p99_ms") <= figure("calm_max_ms"));
+    // What was lost under load counts up to the end of the run, but not as a calm latency.
+    assert!(report["latency"]["max_ms"].as_f64().unwrap() > 3_000.0, "{report:#}");
+    assert!(figure("calm_max_ms") < 3_000.0, "{calm:#}");
+}
+
+#[test]
+fn what_is_lost_in_the_calm_counts_as_a_calm_latency() {
+    let url = faulty::start(vec![(1, 99, Fault::Drop)]);
+    let (_, report) = run(&url, CALM);
+    assert_eq!(wrong(&report["deliveries"]), [("lost", 1)]);
+    // It waits a second for what is missing.
+    assert!(report["calm"]["calm_max_ms"].as_f64().unwrap() > 1_000.0, "{report:#}");
 }
 
 const LIVELY: &str = "--streams 12 --processes 2 --topics a --rate 100 --duration 1s --settle 1s";
@@ -318,9 +358,13 @@ fn stalled_streams_are_seen_to_be_closed_though_they_do_not_read() {
 fn the_server_process_is_measured_when_named() {
     let flags = format!("{SHORT} --linger 0 --server-pid {}", std::process::id());
     let (_, report) = run(&faulty::start(Vec::new()), &flags);
-    for figure in ["pss_before_bytes", "pss_idle_bytes", "pss_loaded_bytes", "pss_after_bytes", "server_user_s"] {
+    for figure in
+        ["pss_before_bytes", "pss_idle_bytes", "pss_loaded_bytes", "pss_peak_bytes", "pss_after_bytes", "server_user_s"]
+    {
         assert!(report["server"][figure].is_number(), "{figure}: {report:#}");
     }
+    let bytes = |figure: &str| report["server"][figure].as_u64();
+    assert!(bytes("pss_peak_bytes") >= bytes("pss_loaded_bytes"), "{report:#}");
 }
 
 #[test]
@@ -344,20 +388,23 @@ fn no_two_figures_of_the_report_have_the_same_name() {
         "{SHORT} --slow 1 --churn 9 --search 1 --stalled 1 --stalled-wait 0 --server-pid {}",
         std::process::id()
     );
-    let (_, report) = run(&faulty::start(Vec::new()), &flags);
-    let mut names = Vec::new();
-    leaves(&report, &mut names);
-    assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "{names:?}");
-    assert!(names.len() > 90);
-    // The README lists them all.
-    let readme = include_str!("../../README.md");
-    let unlisted: Vec<_> = names.iter().filter(|name| !readme.contains(&format!("`{name}`"))).collect();
-    assert!(unlisted.is_empty(), "{unlisted:?}");
+    // No run has both a search and a calm phase.
+    for flags in [flags, format!("{SHORT} --slow 1 --stalled 1 --stalled-wait 0 --calm-rate 100 --calm 100ms")] {
+        let (_, report) = run(&faulty::start(Vec::new()), &flags);
+        let mut names = Vec::new();
+        leaves(&report, &mut names);
+        assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "{names:?}");
+        assert!(names.len() > 90);
+        // The README lists them all.
+        let readme = include_str!("../../README.md");
+        let unlisted: Vec<_> = names.iter().filter(|name| !readme.contains(&format!("`{name}`"))).collect();
+        assert!(unlisted.is_empty(), "{unlisted:?}");
+    }
 }
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    for flags in [["--streams", "x"], ["--streams", "0"], ["--payload", "3"]] {
+    for flags in [["--streams", "x"], ["--streams", "0"], ["--payload", "3"], ["--calm", "5s"]] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         let output = command.args(["run", "--topics", "a"]).args(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags:?}");

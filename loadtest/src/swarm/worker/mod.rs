@@ -202,6 +202,8 @@ impl Worker {
                 Ok(Command::Begin) => self.begin(),
                 Ok(Command::Start(start_ns)) => {
                     self.start_ns = Some(start_ns);
+                    let calm_from_ns = self.plan.calm_after_ns.map(|after_ns| start_ns + after_ns);
+                    self.readers_seen.calm_from_ns = calm_from_ns.unwrap_or(u64::MAX);
                     self.cpu_at_start = Cpu::own();
                 }
                 Ok(Command::Finish(slots)) => return say(&Answer::Done(Box::new(self.finish(&slots)))),
@@ -315,12 +317,14 @@ impl Worker {
             slow: self.slow_seen.judge(slots, u64::MAX),
             publish_to_receive: seen.publish_to_receive.to_buckets(),
             intended_to_receive: seen.intended_to_receive.to_buckets(),
+            calm_to_receive: seen.calm_to_receive.to_buckets(),
             connect_to_open: self.connect_to_open.to_buckets(),
             cut_to_open: self.cut_to_open.to_buckets(),
             last_reopened_ns: self.last_reopened_ns,
             not_reopened: not_reopened as u64,
             last: std::mem::take(&mut seen.last),
             steady_readers: seen.steady_by_topic(start_ns),
+            steady_received: seen.steady_received(start_ns),
             orders: seen.survey(start_ns, slots).iter().map(|survey: &OrderSurvey| survey.iter().collect()).collect(),
             stalled_closed_ns: std::mem::take(&mut self.stalled_closed_ns),
             cpu_user_s: cpu.user_s,
