@@ -45,15 +45,64 @@ pub struct Sub {
     pub at: u32,
 }
 
-/// A subscription of a stream that follows several topics.
+/// The subscriptions of a stream that follows several topics.
+///
+/// Before each send all topics are asked whether there is anything new: their slots are apart from the
+/// rest, so that twenty are two cache lines and not eight.
+#[derive(Debug)]
+pub struct Many {
+    /// The topics' slots.
+    topics: Box<[u32]>,
+    /// By the same index.
+    subs: Box<[ManySub]>,
+}
+
+/// What a stream that follows several topics keeps of one.
 #[derive(Debug)]
 pub struct ManySub {
-    /// The place in the topic.
-    pub sub: Sub,
+    /// The index in the topic's member list.
+    pub at: u32,
     /// Nothing of this topic up to here is for this stream: it joined later, or lost it and was told.
     pub from: Seq,
     /// What must be said about this topic.
     pub owes: Owes,
+}
+
+impl Many {
+    /// Subscriptions at these places, of a stream that has seen everything up to `from`.
+    #[must_use]
+    pub fn new(places: &[Sub], from: Seq) -> Many {
+        let sub = |place: &Sub| ManySub { at: place.at, from, owes: Owes::NOTHING };
+        Many { topics: places.iter().map(|place| place.topic).collect(), subs: places.iter().map(sub).collect() }
+    }
+
+    /// Topics followed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// True exactly when no topic is followed, which is never.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// Topics' slots and subscriptions.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &ManySub)> {
+        self.topics.iter().copied().zip(&self.subs)
+    }
+
+    /// The same, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut ManySub)> {
+        self.topics.iter().copied().zip(&mut self.subs)
+    }
+
+    /// The subscription of the topic in `slot`.
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut ManySub> {
+        let at = self.topics.iter().position(|&topic| topic == slot)?;
+        self.subs.get_mut(at)
+    }
 }
 
 /// Facts about a connection, one bit each.

@@ -9,7 +9,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::engine::conn::{ConnId, Flags, Owes};
+use crate::engine::conn::{ConnId, Flags, Many, Owes};
 use crate::engine::registry::Subscription;
 use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
@@ -152,8 +152,7 @@ impl<P> Shard<P> {
         self.counters.events += 1;
         self.seq += 1;
         let frame = Rc::new(Frame::new(event, &self.budget));
-        let topic = self.topics.at(key.slot);
-        topic.log.push(self.seq, frame);
+        let topic = self.topics.push(key.slot, self.seq, frame);
         if !topic.queued {
             topic.queued = true;
             self.dirty += 1;
@@ -210,7 +209,7 @@ impl<P> Shard<P> {
         }
         for slot in 0..self.conns.slots() {
             let Some(id) = self.conns.key_at(slot) else { continue };
-            let topics = self.many.get(&slot).map_or(1, |subs| subs.len());
+            let topics = self.many.get(&slot).map_or(1, Many::len);
             let conn = self.conns.at(slot).expect("just found");
             if !conn.owes.has(Owes::UNAVAILABLE) {
                 conn.waiting = u8::try_from(topics).expect("bounded by TOPICS_PER_STREAM_MAX");
@@ -295,8 +294,8 @@ impl<P> Shard<P> {
                 continue;
             }
             conn.owes.add(debt);
-            if let Some(subs) = self.many.get_mut(&slot) {
-                subs.iter_mut().filter(|sub| sub.sub.topic == key.slot).for_each(|sub| sub.owes.add(debt));
+            if let Some(sub) = self.many.get_mut(&slot).and_then(|many| many.get_mut(key.slot)) {
+                sub.owes.add(debt);
             }
             self.enqueue(id);
         }
@@ -308,8 +307,8 @@ impl<P> Shard<P> {
             return;
         };
         conn.owes.add(debt);
-        if let Some(subs) = self.many.get_mut(&id.slot) {
-            subs.iter_mut().for_each(|sub| sub.owes.add(debt));
+        if let Some(many) = self.many.get_mut(&id.slot) {
+            many.iter_mut().for_each(|(_, sub)| sub.owes.add(debt));
         }
     }
 }

@@ -35,8 +35,8 @@ impl<P> Shard<P> {
         let conn = self.conns.at(id.slot).expect("the caller has it");
         conn.owes.clear(debt);
         out.extend_from_slice(sse::reset(reason, topics.iter()).bytes(conn.form));
-        if let Some(subs) = self.many.get_mut(&id.slot) {
-            subs.iter_mut().for_each(|sub| sub.owes.clear(debt));
+        if let Some(many) = self.many.get_mut(&id.slot) {
+            many.iter_mut().for_each(|(_, sub)| sub.owes.clear(debt));
         }
         self.count_reset(reason);
     }
@@ -46,10 +46,10 @@ impl<P> Shard<P> {
         let conn = self.conns.get(id).expect("the caller has it");
         match self.many.get(&id.slot) {
             None => vec![self.topics.at(conn.sub.topic).name.clone()],
-            Some(subs) => subs
+            Some(many) => many
                 .iter()
-                .filter(|sub| wanted(sub.owes))
-                .map(|sub| self.topics.at(sub.sub.topic).name.clone())
+                .filter(|(_, sub)| wanted(sub.owes))
+                .map(|(topic, _)| self.topics.at(topic).name.clone())
                 .collect(),
         }
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
 
-use crate::engine::conn::{Conn, ConnId, Flags, ManySub, Owes, Pending, Sub};
+use crate::engine::conn::{Conn, ConnId, Flags, Many, Owes, Pending, Sub};
 use crate::engine::log::Seq;
 use crate::engine::policy::{HEARTBEAT_JITTER_PERCENT, Limits, TIMERS_PER_TURN};
 use crate::engine::registry::{Registry, Subscription};
@@ -119,7 +119,7 @@ pub struct Shard<P> {
     pub(super) seq: Seq,
     pub(super) conns: Slab<Conn<P>>,
     /// Subscriptions of streams with several topics, by slot. An entry exists exactly for `Flags::MANY`.
-    pub(super) many: HashMap<u32, Box<[ManySub]>, foldhash::fast::RandomState>,
+    pub(super) many: HashMap<u32, Many, foldhash::fast::RandomState>,
     /// What blocked connections have left to write, by slot. An entry exists exactly for `Flags::BLOCKED`.
     pub(super) pending: HashMap<u32, Pending, foldhash::fast::RandomState>,
     /// The remainders in `pending`, oldest first.
@@ -219,16 +219,16 @@ impl<P> Shard<P> {
             link: Default::default(),
             last_write: self.now,
         });
-        let subs: Box<[ManySub]> = topics.iter().map(|topic| self.follow(topic, id.slot)).collect();
-        let waiting = subs.iter().filter(|sub| !self.is_live(sub.sub.topic)).count();
+        let places: Vec<Sub> = topics.iter().map(|topic| self.follow(topic, id.slot)).collect();
+        let waiting = places.iter().filter(|place| !self.is_live(place.topic)).count();
         let due = if waiting > 0 { self.now + self.limits.open_ticks } else { self.now + self.heartbeat_interval() };
         let conn = self.conns.at(id.slot).expect("just inserted");
         conn.waiting = u8::try_from(waiting).expect("bounded by TOPICS_PER_STREAM_MAX");
-        if let [only] = &subs[..] {
-            conn.sub = only.sub;
+        if let [only] = places[..] {
+            conn.sub = only;
         } else {
             conn.flags.set(Flags::MANY);
-            self.many.insert(id.slot, subs);
+            self.many.insert(id.slot, Many::new(&places, self.seq));
         }
         self.wheel.insert(&mut self.conns, id.slot, due);
         let parked = {
@@ -376,7 +376,7 @@ impl<P> Shard<P> {
     }
 
     /// Enters a connection in a topic's list; the topic is asked for if it was not.
-    fn follow(&mut self, topic: &Topic, slot: u32) -> ManySub {
+    fn follow(&mut self, topic: &Topic, slot: u32) -> Sub {
         let key = match self.topics.find(topic) {
             Some(key) => key,
             None => {
@@ -391,7 +391,7 @@ impl<P> Shard<P> {
             state.subscription = Subscription::Subscribing;
             self.wish_subscribe(topic.clone());
         }
-        ManySub { sub: Sub { topic: key.slot, at }, from: self.seq, owes: Owes::NOTHING }
+        Sub { topic: key.slot, at }
     }
 
     fn is_live(&mut self, topic: u32) -> bool {
@@ -476,10 +476,8 @@ impl<P> Shard<P> {
                 Subscription::Live if connected => {
                     topic.subscription = Subscription::Unsubscribing;
                     self.logged -= topic.log.len();
-                    topic.log = crate::engine::log::Log::new(seq);
-                    topic.offered = seq;
-                    let name = topic.name.clone();
-                    self.wishes.push(Wish::Unsubscribe(name));
+                    self.wishes.push(Wish::Unsubscribe(topic.name.clone()));
+                    self.topics.drop_log(key.slot, seq);
                 }
                 Subscription::Unsubscribing => {}
                 _ => self.forget(key),
@@ -512,7 +510,7 @@ impl<P> Shard<P> {
         let conn = self.conns.remove(id).expect("just found");
         match self.many.remove(&id.slot) {
             None => self.leave(conn.sub),
-            Some(subs) => subs.iter().for_each(|sub| self.leave(sub.sub)),
+            Some(many) => many.iter().for_each(|(topic, sub)| self.leave(Sub { topic, at: sub.at })),
         }
         shrink(&mut self.pending);
         shrink(&mut self.many);
@@ -541,15 +539,14 @@ impl<P> Shard<P> {
 
     /// Notes that `slot` stands at index `at` of `topic`.
     pub(super) fn note_place(&mut self, slot: u32, topic: u32, at: u32) {
-        let place = match self.many.get_mut(&slot) {
-            None => &mut self.conns.at(slot).expect("members exist").sub,
-            Some(subs) => {
-                let sub = subs.iter_mut().find(|sub| sub.sub.topic == topic).expect("members follow the topic");
-                &mut sub.sub
+        match self.many.get_mut(&slot) {
+            None => {
+                let place = &mut self.conns.at(slot).expect("members exist").sub;
+                debug_assert_eq!(place.topic, topic);
+                place.at = at;
             }
-        };
-        debug_assert_eq!(place.topic, topic);
-        place.at = at;
+            Some(many) => many.get_mut(topic).expect("members follow the topic").at = at,
+        }
     }
 
     /// Puts a connection into the run queue, once.

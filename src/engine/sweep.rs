@@ -138,6 +138,10 @@ impl<P> Shard<P> {
             return;
         }
         let many = conn.flags.has(Flags::MANY);
+        // It was handed this topic's events with another's.
+        if many && self.topics.newest(key.slot) <= conn.cursor {
+            return;
+        }
         let id = self.conns.key_at(slot).expect("members exist");
         let outcome = if many { self.deliver_many(sink, id) } else { self.deliver(sink, id, key) };
         if outcome == Outcome::More {
@@ -217,7 +221,7 @@ impl<P> Shard<P> {
         };
         match self.many.get(&id.slot) {
             None => lost(conn.sub.topic, cursor, conn.owes),
-            Some(subs) => subs.iter().any(|sub| lost(sub.sub.topic, cursor.max(sub.from), sub.owes)),
+            Some(many) => many.iter().any(|(topic, sub)| lost(topic, cursor.max(sub.from), sub.owes)),
         }
     }
 
@@ -227,15 +231,15 @@ impl<P> Shard<P> {
         if !conn.flags.has(Flags::OPENED) {
             return;
         }
-        let Some(subs) = self.many.get_mut(&id.slot) else {
+        let Some(many) = self.many.get_mut(&id.slot) else {
             let log = &self.topics.at(conn.sub.topic).log;
             if log.floor() > conn.cursor {
                 conn.cursor = go_on(log, &mut conn.owes);
             }
             return;
         };
-        for sub in subs {
-            let log = &self.topics.at(sub.sub.topic).log;
+        for (topic, sub) in many.iter_mut() {
+            let log = &self.topics.at(topic).log;
             if log.floor() > conn.cursor.max(sub.from) {
                 sub.from = go_on(log, &mut sub.owes);
                 conn.owes.add(sub.owes);
@@ -285,12 +289,17 @@ impl<P> Shard<P> {
         scratch.bytes.clear();
         scratch.spans.clear();
         scratch.heads.clear();
-        for sub in &self.many[&id.slot] {
+        for (topic, sub) in self.many[&id.slot].iter() {
+            let newest = self.topics.newest(topic);
+            if newest <= conn.cursor {
+                continue;
+            }
             let from = conn.cursor.max(sub.from);
-            let log = &self.topics.at(sub.sub.topic).log;
+            let log = &self.topics.at(topic).log;
+            debug_assert_eq!(log.last_seq(), newest);
             if log.last_seq() > from && !log.is_empty() {
                 debug_assert!(log.floor() <= from, "only a blocked reader falls behind the floor");
-                scratch.heads.push((sub.sub.topic, log.position_after(from)));
+                scratch.heads.push((topic, log.position_after(from)));
             }
         }
         while let Some((head, topic, seq)) = self.earliest(&scratch.heads) {
