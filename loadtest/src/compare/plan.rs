@@ -181,7 +181,8 @@ impl Planned {
     /// About how long one run takes.
     pub(super) fn length_s(&self) -> f64 {
         let flags = &self.flags;
-        let publishing_s = if flags.rate > 0.0 { flags.duration.as_secs_f64() } else { 0.0 };
+        let publishing = flags.duration + flags.calm.unwrap_or_default();
+        let publishing_s = if flags.rate > 0.0 { publishing.as_secs_f64() } else { 0.0 };
         let opening_s = flags.streams as f64 / flags.ramp;
         let once_s = OVERHEAD_S + opening_s + flags.hold.as_secs_f64() + publishing_s;
         once_s * flags.search.unwrap_or(1) as f64
@@ -233,5 +234,19 @@ impl Planned {
             }
             Contestant::Peer(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_calm_phase_is_part_of_a_runs_length() {
+        let scenario = Scenario::load("overload").unwrap();
+        let flags = scenario.to_flags("overload", &[]).unwrap();
+        let planned = Planned { name: String::new(), summary: String::new(), words: String::new(), flags };
+        // 2 s to start, 2 s to open 10,000 streams, 2 s to hold them, 30 s of load and 10 s of calm.
+        assert_eq!(planned.length_s(), 46.0);
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn worker_plans(plan: &FloorPlan, target: &Target, run: u32, note_str
             slow: 0,
             stalled: 0,
             slow_bytes_per_s: 1,
+            receive_buffer_bytes: None,
             first_stream: 0,
             sources: Vec::new(),
             ramp: plan.ramp / plan.processes as f64,

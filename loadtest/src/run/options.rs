@@ -72,6 +72,10 @@ pub(crate) struct Flags {
     /// Give up on streams that are not open by then
     #[arg(long, help_heading = "Streams", default_value = "60s", value_parser = parse_duration)]
     pub(crate) open_timeout: Duration,
+    /// The readers' SO_RCVBUF [default: the kernel's own choice, which grows to tens of megabytes: what a
+    /// server that is ahead of its readers has put there takes seconds to read, and counts as its delay]
+    #[arg(long, help_heading = "Streams", value_name = "BYTES")]
+    pub(crate) receive_buffer: Option<usize>,
     /// Idle time after opening, before memory is measured and publishing begins
     #[arg(long, help_heading = "Streams", default_value = "2s", value_parser = parse_duration)]
     pub(crate) hold: Duration,

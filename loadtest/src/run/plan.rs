@@ -18,6 +18,8 @@ use crate::target::Target;
 
 /// About so many events of a run have the time noted at which the last stream had them.
 const LAST_NOTES: u64 = 16_384;
+/// SO_RCVBUF is an `int`.
+const RECEIVE_BUFFER_MAX: usize = i32::MAX as usize;
 
 /// A server as a run sees it: where it is, how it is spoken to, whom to measure.
 #[derive(Debug, Clone)]
@@ -114,6 +116,10 @@ impl Flags {
         ensure!(self.storm.is_none_or(|share| share > 0.0 && share <= 1.0), "--storm: a share, above 0 and up to 1");
         ensure!(self.churn.is_none() || self.storm.is_none(), "--churn and --storm: one of them");
         ensure!((1..=payload::INDEX_MAX).contains(&self.publishers), "--publishers: 1 to {}", payload::INDEX_MAX);
+        ensure!(
+            self.receive_buffer.is_none_or(|bytes| (1..=RECEIVE_BUFFER_MAX).contains(&bytes)),
+            "--receive-buffer: 1 to {RECEIVE_BUFFER_MAX} bytes"
+        );
         self.check_calm()
     }
 
@@ -240,6 +246,7 @@ impl Flags {
                 slow: part(self.slow),
                 stalled: part(self.stalled),
                 slow_bytes_per_s: self.slow_rate,
+                receive_buffer_bytes: self.receive_buffer,
                 first_stream: 0,
                 sources: Vec::new(),
                 ramp: self.ramp / processes as f64,
@@ -382,6 +389,8 @@ mod tests {
             "--streams 1 --topics a --publish-body x",
             "--streams 1 --topics a --subscribe-path /x",
             "--streams 1 --topics a --schedule never",
+            "--streams 1 --topics a --receive-buffer 0",
+            "--streams 1 --topics a --receive-buffer 2147483648",
         ] {
             assert!(plan_of(flags).is_err(), "{flags}");
         }

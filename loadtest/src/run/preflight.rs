@@ -38,33 +38,6 @@ pub(super) fn check(machine: &Environment, workers: &[WorkerPlan], servers: &[u3
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::Dialect;
-    use crate::target::Target;
-
-    fn worker(readers: usize) -> WorkerPlan {
-        WorkerPlan {
-            target: Target { addr: ([127, 0, 0, 1], 80).into(), authority: String::new() },
-            dialect: Dialect::fanwheel(),
-            readers,
-            slow: 0,
-            stalled: 0,
-            slow_bytes_per_s: 1,
-            first_stream: 0,
-            sources: Vec::new(),
-            ramp: 1.0,
-            opening_max: 1,
-            run: 0,
-            topics: Vec::new(),
-            topics_per_stream: 0,
-            publishers: 1,
-            payload: 100,
-            last_stride: 1,
-            calm_after_ns: None,
-            disturbance: None,
-            reconnects: false,
-            settle_ns: 0,
-        }
-    }
 
     #[test]
     fn what_does_not_suffice_is_named() {
@@ -75,8 +48,8 @@ mod tests {
             ..Environment::default()
         };
         let said = |workers: &[WorkerPlan]| check(&machine, workers, &[]).map_err(|error| error.to_string());
-        assert_eq!(said(&[worker(900), worker(500)]), Ok(Vec::new()));
-        assert!(said(&[worker(990)]).unwrap_err().contains("descriptors:"));
-        assert!(said(&[worker(900), worker(900)]).unwrap_err().contains("ports:"));
+        assert_eq!(said(&[WorkerPlan::sample(900), WorkerPlan::sample(500)]), Ok(Vec::new()));
+        assert!(said(&[WorkerPlan::sample(990)]).unwrap_err().contains("descriptors:"));
+        assert!(said(&[WorkerPlan::sample(900), WorkerPlan::sample(900)]).unwrap_err().contains("ports:"));
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct WorkerPlan {
     /// … and that read nothing once they are open.
     pub(crate) stalled: usize,
     pub(crate) slow_bytes_per_s: u64,
+    /// What the readers ask the kernel for (SO_RCVBUF). `None`: its own choice.
+    pub(crate) receive_buffer_bytes: Option<usize>,
     /// The number of this worker's first stream among all of the run.
     pub(crate) first_stream: usize,
     /// Source addresses, each for `STREAMS_PER_SOURCE` streams in turn. Empty: the kernel's choice.
@@ -228,6 +230,34 @@ impl Counts {
 }
 
 impl WorkerPlan {
+    /// Of so many readers, for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(readers: usize) -> Self {
+        Self {
+            target: Target { addr: ([127, 0, 0, 1], 80).into(), authority: String::new() },
+            dialect: Dialect::fanwheel(),
+            readers,
+            slow: 0,
+            stalled: 0,
+            slow_bytes_per_s: 1,
+            receive_buffer_bytes: None,
+            first_stream: 0,
+            sources: Vec::new(),
+            ramp: 1.0,
+            opening_max: 1,
+            run: 0,
+            topics: Vec::new(),
+            topics_per_stream: 0,
+            publishers: 1,
+            payload: 100,
+            last_stride: 1,
+            calm_after_ns: None,
+            disturbance: None,
+            reconnects: false,
+            settle_ns: 0,
+        }
+    }
+
     /// Streams of all kinds.
     pub(crate) fn streams(&self) -> usize {
         self.readers + self.slow + self.stalled

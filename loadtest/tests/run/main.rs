@@ -404,7 +404,9 @@ fn no_two_figures_of_the_report_have_the_same_name() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    for flags in [["--streams", "x"], ["--streams", "0"], ["--payload", "3"], ["--calm", "5s"]] {
+    for flags in
+        [["--streams", "x"], ["--streams", "0"], ["--payload", "3"], ["--calm", "5s"], ["--receive-buffer", "0"]]
+    {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         let output = command.args(["run", "--topics", "a"]).args(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags:?}");

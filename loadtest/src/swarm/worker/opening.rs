@@ -71,7 +71,11 @@ impl Worker {
         let addr = self.plan.target.addr;
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         match self.kind(index) {
-            Kind::Reader => {}
+            Kind::Reader => {
+                if let Some(bytes) = self.plan.receive_buffer_bytes {
+                    socket.set_recv_buffer_size(bytes)?;
+                }
+            }
             Kind::Slow => socket.set_recv_buffer_size(SLOW_RECEIVE_BUFFER)?,
             Kind::Stalled => socket.set_recv_buffer_size(STALLED_RECEIVE_BUFFER)?,
         }
@@ -253,4 +257,37 @@ impl Worker {
 /// True unless the server's side is gone or on its way out.
 fn is_held_by_server(states: &HashMap<SocketAddrV4, u8>, client: SocketAddrV4) -> bool {
     matches!(states.get(&client), Some(&(procfs::TCP_ESTABLISHED | procfs::TCP_CLOSE_WAIT)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::swarm::WorkerPlan;
+    use crate::target::Target;
+
+    #[test]
+    fn readers_have_the_receive_buffer_that_was_asked_for_and_slow_ones_their_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let granted = |receive_buffer_bytes, index| {
+            let target = Target { addr: listener.local_addr().unwrap(), authority: String::new() };
+            let plan = WorkerPlan {
+                target,
+                slow: 1,
+                receive_buffer_bytes,
+                topics: vec!["a".to_owned()],
+                topics_per_stream: 1,
+                ..WorkerPlan::sample(1)
+            };
+            let socket = Worker::new(plan).unwrap().connect(index).unwrap();
+            SockRef::from(&socket).recv_buffer_size().unwrap()
+        };
+        // The kernel doubles the wish.
+        assert_eq!((granted(Some(32_768), 0), granted(Some(8_192), 0)), (65_536, 16_384));
+        assert_eq!(granted(Some(8_192), 1), 2 * SLOW_RECEIVE_BUFFER);
+        assert!(granted(None, 0) > 65_536);
+    }
 }
