@@ -90,7 +90,12 @@ impl Snapshot {
         caches.contains_key(SOCKETS).then_some(Self { caches, buffer_pages, page_bytes })
     }
 
-    pub(crate) fn growth_since(&self, before: &Self) -> Growth {
+    /// What was added from then until now; `None` where the books are closed.
+    pub(crate) fn growth(&self) -> Option<Growth> {
+        Some(Self::take()?.growth_since(self))
+    }
+
+    fn growth_since(&self, before: &Self) -> Growth {
         let bytes = |(&name, cache): (&&'static str, &Cache)| (name, self.objects(before, name) * cache.object_bytes);
         let bytes_by_cache: BTreeMap<_, _> = self.caches.iter().map(bytes).collect();
         let buffer_bytes = (self.buffer_pages - before.buffer_pages) * self.page_bytes;

@@ -60,6 +60,23 @@ fn servers_are_compared_in_rounds_and_an_interrupted_comparison_goes_on() {
 }
 
 #[test]
+fn where_nothing_is_sent_opening_and_memory_are_compared_with_the_floors() {
+    let dir = tempfile::tempdir().unwrap();
+    let figures = dir.path().join("json");
+    let mut arguments = vec!["compare", "--servers", "floor,fanwheel", "--scenarios", "idle", "--rounds", "1"];
+    arguments.extend(["--json", figures.to_str().unwrap(), "--", "--streams", "200", "--hold=100ms"]);
+    let said = text(&loadtest(&arguments).stdout);
+    assert!(said.contains(" opened/s ×floor"), "{said}");
+    let results = json(&figures);
+    for server in results["scenarios"][0]["servers"].as_array().unwrap() {
+        let medians = &server["medians"];
+        assert!(medians["opening"]["opened_per_s"].as_f64().unwrap() > 0.0, "{server:#}");
+        let is_open = std::fs::read_to_string("/proc/slabinfo").is_ok();
+        assert_eq!(medians["kernel"]["kernel_per_stream_bytes"].is_number(), is_open, "{server:#}");
+    }
+}
+
+#[test]
 fn a_broker_that_is_restarted_half_way_costs_nothing_that_is_not_told() {
     let dir = tempfile::tempdir().unwrap();
     let figures = dir.path().join("json");

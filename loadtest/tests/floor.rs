@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -11,7 +12,9 @@ fn floor(flags: &str) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("report.json");
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
-        .args(["floor", "--hold", "0", "--json"])
+        .arg("floor")
+        .args((!flags.contains("--hold")).then_some("--hold=0"))
+        .arg("--json")
         .arg(&json)
         .args(flags.split_ascii_whitespace())
         .output()
@@ -55,6 +58,32 @@ fn a_storm_is_accepted_and_gets_no_events() {
     let report = floor("--streams 300 --accept --rounds 2");
     assert_eq!((&report["floor"], &report["latency"]), (&Value::Null, &Value::Null), "{report:#}");
     assert_eq!(report["opening"]["opened"], 300);
+    assert!(report["opening"]["opened_per_s"].as_f64().unwrap() > 0.0, "{report:#}");
     assert!(report["opening"]["floor_accept_us"].as_f64().unwrap() > 0.0, "{report:#}");
     assert_eq!(report["cost_us_by_round"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn streams_that_get_nothing_stay_open_while_the_kernels_memory_is_measured() {
+    let started = Instant::now();
+    let report = floor("--streams 300 --accept --hold 1s");
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(report["opening"]["closed_early"], 0, "{report:#}");
+    // Its books are root's to read. How much it is depends on whoever else opens sockets on this machine.
+    let is_measured = report["kernel"]["kernel_per_stream_bytes"].is_number();
+    assert_eq!(is_measured, std::fs::read_to_string("/proc/slabinfo").is_ok(), "{report:#}");
+}
+
+#[test]
+fn every_figure_is_in_the_readme() {
+    fn leaves(value: &Value, names: &mut Vec<String>) {
+        for (name, value) in value.as_object().into_iter().flatten() {
+            if value.is_object() { leaves(value, names) } else { names.push(name.clone()) }
+        }
+    }
+    let mut names = Vec::new();
+    leaves(&floor("--streams 20 --rate 40 --duration 200ms"), &mut names);
+    let readme = include_str!("../README.md");
+    names.retain(|name| !readme.contains(&format!("`{name}`")));
+    assert!(names.is_empty(), "{names:?}");
 }

@@ -63,3 +63,31 @@ fn arguments(flags: &Flags) -> Vec<String> {
     }
     arguments
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::Scenario;
+
+    fn arguments_of(scenario: &str) -> Vec<String> {
+        arguments(&Scenario::load(scenario).unwrap().to_flags(scenario, &[]).unwrap())
+    }
+
+    #[test]
+    fn where_nothing_is_sent_streams_are_accepted_and_held_as_long_as_servers_hold_them() {
+        assert_eq!(
+            arguments_of("idle"),
+            ["--streams=18000", "--hold=10s", "--settle=3s", "--ramp=5000", "--opening-max=512", "--accept"]
+        );
+        let storm = arguments_of("connect-storm");
+        assert!(storm.contains(&"--ramp=1000000".to_owned()) && storm.contains(&"--accept".to_owned()), "{storm:?}");
+    }
+
+    #[test]
+    fn no_more_is_offered_than_sends_reach_and_a_calm_phase_is_left_out() {
+        // 10,000 streams: 12 events a second are 120,000 deliveries.
+        let overload = arguments_of("overload");
+        assert!(overload.contains(&"--rate=12".to_owned()), "{overload:?}");
+        assert!(overload.contains(&"--duration=30s".to_owned()), "{overload:?}");
+    }
+}

@@ -33,7 +33,7 @@ pub(crate) struct Flags {
     /// Give up on streams that are not open by then
     #[arg(long, help_heading = "Streams", default_value = "60s", value_parser = parse_duration)]
     open_timeout: Duration,
-    /// Idle time after opening, before publishing begins
+    /// Idle time after opening, before memory is measured and publishing begins
     #[arg(long, help_heading = "Streams", default_value = "2s", value_parser = parse_duration)]
     hold: Duration,
     /// After publishing, wait until nothing has arrived for this long (or everything has)

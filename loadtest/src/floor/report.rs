@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::SendBy;
 use super::sum::Found;
-use crate::report::Latency;
+use crate::report::{Kernel, Latency};
 
 /// From here on the user-space share is demanded, …
 const STRICT_DELIVERIES_PER_S: f64 = 120_000.0;
@@ -35,6 +35,8 @@ pub(crate) struct FloorReport {
     pub(crate) deliveries: Deliveries,
     /// As in `run`, from the floor's send.
     pub(crate) latency: Option<Latency>,
+    /// As in `run`. `None` where the kernel's books cannot be read.
+    pub(crate) kernel: Option<Kernel>,
     pub(crate) client: Client,
     /// Of all rounds, in their order: CPU per delivery, or per stream with `--accept`.
     pub(crate) cost_us_by_round: Vec<f64>,
@@ -59,7 +61,9 @@ pub(crate) struct Opening {
     pub(crate) opened: usize,
     pub(crate) failed: usize,
     pub(crate) closed_early: usize,
+    /// From the first connect until the last stream is open.
     pub(crate) opening_s: f64,
+    pub(crate) opened_per_s: f64,
     /// From connect to open.
     pub(crate) open_p50_ms: Option<f64>,
     pub(crate) open_p99_ms: Option<f64>,
@@ -145,6 +149,7 @@ impl FloorReport {
             floor,
             deliveries,
             latency: found.latency(),
+            kernel: found.kernel(),
             client,
             cost_us_by_round: vec![cost_us],
             cost_spread: 0.0,
@@ -226,9 +231,13 @@ impl FloorReport {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::floor::FloorPlan;
     use crate::floor::protocol::{Accepted, Published};
+    use crate::kernel::Growth;
+    use crate::swarm::{Done, Progress};
 
     /// A floor of 100 deliveries in 1 ms that cost `user_s` in user space and 1 s in the kernel.
     fn report(flags: &str, user_s: f64) -> FloorReport {
@@ -243,7 +252,7 @@ mod tests {
             ..Published::default()
         };
         let (accepted, published) = (Accepted::default(), Some(published));
-        FloorReport::of(&Found { plan: &plan, opening_s: 1.0, accepted, published, dones: Vec::new() })
+        FloorReport::of(&Found { plan: &plan, opening_s: 1.0, accepted, kernel: None, published, dones: Vec::new() })
     }
 
     #[test]
@@ -280,11 +289,35 @@ mod tests {
             plan: &plan,
             opening_s: 1.0,
             accepted: Accepted::default(),
+            kernel: None,
             published: Some(published),
             dones: Vec::new(),
         };
         let report = FloorReport::of(&found);
         assert_eq!((report.floor.unwrap().sent, report.passed), (14, false));
+    }
+
+    #[test]
+    fn streams_and_their_memory_are_told_as_servers_are() {
+        let plan = FloorPlan::parse(["--accept"]).unwrap();
+        let progress = Progress { readers_opened: 500, ..Progress::default() };
+        let done = || Done { progress, ..Done::default() };
+        let kernel = Growth {
+            bytes_by_cache: BTreeMap::new(),
+            buffer_bytes: 0,
+            total_bytes: 7_000_000,
+            absent: vec!["TCPv6"],
+            client_socket_bytes: 3_000,
+        };
+        let (accepted, dones) = (Accepted::default(), vec![done(), done()]);
+        let found = Found { plan: &plan, opening_s: 0.25, accepted, kernel: Some(kernel), published: None, dones };
+        let report = FloorReport::of(&found);
+        assert_eq!((report.opening.opened, report.opening.opened_per_s), (1_000, 4_000.0));
+        assert_eq!(report.kernel.as_ref().unwrap().kernel_per_stream_bytes, 4_000.0);
+        let said = report.to_string();
+        assert!(said.contains("1,000 in 0.25 s (4,000 per second)"), "{said}");
+        assert!(said.contains("4000 bytes per stream on the server's side"), "{said}");
+        assert!(FloorReport::of(&Found { dones: Vec::new(), ..found }).kernel.is_none());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  ──┤ open streams ├──┤ hold ├──┤ server sends ├──┤ settle ├──┤ judge ├──
-//!     accept CPU                  CPU ─────── CPU
+//!     accept CPU      kernel      CPU ─────── CPU
+//!                     memory
 //! ```
 
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::report::FloorReport;
 use super::subscribers::worker_plans;
 use super::sum::Found;
 use crate::clock::now_ns;
+use crate::kernel::{Growth, Snapshot};
 use crate::procfs;
 use crate::report::grouped;
 use crate::swarm::{Command, Crew, Progress, Slot};
@@ -39,6 +41,8 @@ pub(super) struct Round<'a> {
     plan: &'a FloorPlan,
     server: ServerProcess,
     crew: Crew,
+    /// The server listens, and no stream is open. `None` where the kernel's books are closed.
+    kernel_before: Option<Snapshot>,
     last_shown: Instant,
 }
 
@@ -60,17 +64,19 @@ impl<'a> Round<'a> {
             note_stride,
         })?;
         let target = Target { addr: server.addr, authority: server.addr.to_string() };
+        let kernel_before = Snapshot::take();
         let crew = Crew::start(&worker_plans(plan, &target, run, note_stride))?;
-        Ok(Self { plan, server, crew, last_shown: Instant::now() })
+        Ok(Self { plan, server, crew, kernel_before, last_shown: Instant::now() })
     }
 
     pub(super) fn measure(mut self) -> Result<FloorReport> {
         let opening_s = self.await_open()?;
         let accepted = self.server.count()?;
+        let kernel = self.hold()?;
         let published = if self.plan.accept_only { None } else { Some(self.publish()?) };
         let slots = self.settle(published.as_ref())?;
         let dones = self.crew.finish(&slots)?;
-        Ok(FloorReport::of(&Found { plan: self.plan, opening_s, accepted, published, dones }))
+        Ok(FloorReport::of(&Found { plan: self.plan, opening_s, accepted, kernel, published, dones }))
     }
 
     /// Until every stream is open or given up; how long that took.
@@ -88,11 +94,16 @@ impl<'a> Round<'a> {
         Ok(opening_s)
     }
 
-    fn publish(&mut self) -> Result<Published> {
+    /// All streams are open, and nothing is sent. What they added to the kernel's memory.
+    fn hold(&mut self) -> Result<Option<Growth>> {
         let until = Instant::now() + self.plan.hold;
         while Instant::now() < until {
             self.take_progress()?;
         }
+        Ok(self.kernel_before.as_ref().and_then(Snapshot::growth))
+    }
+
+    fn publish(&mut self) -> Result<Published> {
         let start_ns = now_ns() + START_DELAY_NS;
         self.crew.tell(&Command::Start(start_ns))?;
         self.server.order(&Order::Publish(start_ns))?;

@@ -3,9 +3,10 @@
 use super::FloorPlan;
 use super::protocol::{Accepted, Published};
 use super::report::{Client, Deliveries, Floor, Opening, Setup};
+use crate::kernel::Growth;
 use crate::latency::Latencies;
 use crate::procfs::Cpu;
-use crate::report::Latency;
+use crate::report::{Kernel, Latency};
 use crate::swarm::{Done, Judgement};
 
 /// Kernels look this often, or up to ten times as often, whether a busy core is in user space. The sum
@@ -17,6 +18,8 @@ pub(super) struct Found<'a> {
     pub(super) plan: &'a FloorPlan,
     pub(super) opening_s: f64,
     pub(super) accepted: Accepted,
+    /// What the open streams added to the kernel's memory, on both sides.
+    pub(super) kernel: Option<Growth>,
     /// `None` when no events were to be sent.
     pub(super) published: Option<Published>,
     pub(super) dones: Vec<Done>,
@@ -44,10 +47,11 @@ impl Found<'_> {
         let streams = self.accepted.streams.max(1) as f64;
         let cpu = Cpu { user_s: self.accepted.user_s, system_s: self.accepted.system_s };
         Opening {
-            opened: self.dones.iter().map(|done| done.progress.readers_opened).sum(),
+            opened: self.opened(),
             failed: self.dones.iter().map(|done| done.progress.failed).sum(),
             closed_early: self.dones.iter().map(|done| done.progress.readers_closed).sum(),
             opening_s: self.opening_s,
+            opened_per_s: self.opened() as f64 / self.opening_s.max(1e-9),
             open_p50_ms: measured.map(|open| open.ms_at(0.5)),
             open_p99_ms: measured.map(|open| open.ms_at(0.99)),
             open_max_ms: measured.map(Latencies::max_ms),
@@ -57,6 +61,14 @@ impl Found<'_> {
             subscribers_open_us: self.dones.iter().map(|done| done.opening_cpu_s).sum::<f64>() * 1e6 / streams,
             stream_error: self.dones.iter().find_map(|done| done.first_error.clone()),
         }
+    }
+
+    fn opened(&self) -> usize {
+        self.dones.iter().map(|done| done.progress.readers_opened).sum()
+    }
+
+    pub(super) fn kernel(&self) -> Option<Kernel> {
+        Kernel::of(self.kernel.as_ref()?, self.opened())
     }
 
     pub(super) fn floor(&self) -> Option<Floor> {

@@ -35,9 +35,10 @@ impl FloorReport {
         table.line(
             "opened",
             &format!(
-                "{} in {:.2} s, {} failed, {} closed early",
+                "{} in {:.2} s ({} per second), {} failed, {} closed early",
                 grouped(o.opened),
                 o.opening_s,
+                grouped(o.opened_per_s.round() as u64),
                 o.failed,
                 o.closed_early
             ),
@@ -55,6 +56,7 @@ impl FloorReport {
         if let (Some(p50), Some(p99), Some(max)) = (o.open_p50_ms, o.open_p99_ms, o.open_max_ms) {
             table.line("connect → open", &format!("p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms"))?;
         }
+        table.kernel(self.kernel.as_ref())?;
         o.stream_error.as_ref().map_or(Ok(()), |error| table.line("first stream error", error))
     }
 

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 
 use super::figures::Unit;
 use super::palette::Palette;
-use super::section::{CPU, HELD, Measured, floor_cpu};
+use super::section::{CPU, HELD, Measured, of_floor};
 use super::{Row, Section};
 use crate::leaves::Leaves;
 
@@ -29,7 +29,7 @@ pub(super) fn render(sections: &[Section], palette: &Palette) -> Markup {
 
 fn line(index: usize, section: &Section, palette: &Palette) -> Markup {
     let rows: Vec<Measured<'_>> = section.measured();
-    let floor = floor_cpu(&rows);
+    let floor = of_floor(&rows, CPU);
     html! {
         tr {
             th scope="row" { a href={ "#scenario-" (index) } { (section.scenario) } }

@@ -13,6 +13,11 @@ use crate::plots::{self, Curve, Point};
 /// Leaf of CPU per delivery, the figure that is set against the floor's.
 pub(super) const CPU: &str = "server_cpu_us_per_delivery";
 
+/// Leaf of the kernel's memory per stream.
+const KERNEL: &str = "kernel_per_stream_bytes";
+
+const FLOOR: &str = "floor";
+
 /// Leaf of the highest rate a saturation search found to be held.
 pub(super) const HELD: &str = "held_deliveries_per_s";
 
@@ -116,19 +121,25 @@ fn at_step(step: &Value, leaf: &str) -> Option<Point> {
 }
 
 fn cpu(rows: &[Measured<'_>], palette: &Palette) -> Bars {
-    let rivals = rows.iter().filter(|measured| measured.row.server != "floor");
     let bar = |measured: &Measured<'_>| bar(measured, palette, measured.leaves.number(CPU), None);
-    let bars = rivals.map(bar).collect();
-    Bars { title: "Server CPU per delivery", unit: Unit::Microseconds, parts: None, floor: floor_cpu(rows), bars }
+    let bars = rivals(rows).map(bar).collect();
+    Bars { title: "Server CPU per delivery", unit: Unit::Microseconds, parts: None, floor: of_floor(rows, CPU), bars }
 }
 
 fn memory(rows: &[Measured<'_>], palette: &Palette) -> Bars {
     let bar = |measured: &Measured<'_>| {
         let leaf = |name| measured.leaves.number(name);
-        bar(measured, palette, leaf("pss_per_stream_bytes"), leaf("kernel_per_stream_bytes"))
+        bar(measured, palette, leaf("pss_per_stream_bytes"), leaf(KERNEL))
     };
-    let bars = rows.iter().map(bar).collect();
-    Bars { title: "Memory per connection", unit: Unit::Bytes, parts: Some(("user", "kernel")), floor: None, bars }
+    let bars = rivals(rows).map(bar).collect();
+    // The floor's own memory is a descriptor per stream.
+    let floor = of_floor(rows, KERNEL);
+    Bars { title: "Memory per connection", unit: Unit::Bytes, parts: Some(("user", "kernel")), floor, bars }
+}
+
+/// All but the floor, which is a line where it is the measure.
+fn rivals<'a>(rows: &'a [Measured<'a>]) -> impl Iterator<Item = &'a Measured<'a>> {
+    rows.iter().filter(|measured| measured.row.server != FLOOR)
 }
 
 fn bar(measured: &Measured<'_>, palette: &Palette, first: Option<f64>, second: Option<f64>) -> Bar {
@@ -136,7 +147,22 @@ fn bar(measured: &Measured<'_>, palette: &Palette, first: Option<f64>, second: O
     Bar { server: server.clone(), colour: palette.css(server), first, second }
 }
 
-/// CPU per delivery of the row named `floor`.
-pub(super) fn floor_cpu(rows: &[Measured<'_>]) -> Option<f64> {
-    rows.iter().find(|measured| measured.row.server == "floor")?.leaves.number(CPU).filter(|&us| us > 0.0)
+/// A leaf of the row named `floor`, for others to be set against. Above 0.
+pub(super) fn of_floor(rows: &[Measured<'_>], leaf: &str) -> Option<f64> {
+    rows.iter().find(|measured| measured.row.server == FLOOR)?.leaves.number(leaf).filter(|&figure| figure > 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn the_floor_is_a_line_through_the_memory_of_the_others() {
+        let page = sample::page();
+        let rows = page.sections[0].measured();
+        let chart = memory(&rows, &Palette::of(std::iter::empty()));
+        assert_eq!((chart.floor, chart.bars.len()), (Some(3_776.0), rows.len() - 1));
+        assert!(chart.bars.iter().all(|bar| bar.server != FLOOR));
+    }
 }

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 
 use super::figures::Unit;
 use super::palette::Palette;
-use super::section::{CPU, HELD, Measured, floor_cpu};
+use super::section::{CPU, HELD, Measured, of_floor};
 
 /// (leaf, what people call it, unit); a heading has no leaf.
 const LINES: &[(&str, &str, Unit)] = &[
@@ -41,17 +41,19 @@ const LINES: &[(&str, &str, Unit)] = &[
     ("last_p99_ms", "Last subscriber p99", Unit::Milliseconds),
     ("", "CPU per delivery", Unit::Count),
     (CPU, "Server CPU", Unit::Microseconds),
-    (TIMES_FLOOR, "Server CPU, × floor", Unit::Times),
+    ("× server_cpu_us_per_delivery", "Server CPU, × floor", Unit::Times),
     ("broker_cpu_us_per_delivery", "Broker CPU", Unit::Microseconds),
     ("subscribers_us_per_delivery", "Subscribers’ CPU", Unit::Microseconds),
     ("", "Memory per connection", Unit::Count),
     ("pss_per_stream_bytes", "Server memory (PSS)", Unit::Bytes),
     ("kernel_per_stream_bytes", "Kernel memory", Unit::Bytes),
+    ("× kernel_per_stream_bytes", "Kernel memory, × floor", Unit::Times),
     ("", "Opening", Unit::Count),
     ("opening_s", "All streams open after", Unit::Seconds),
     ("open_p50_ms", "Connect → open p50", Unit::Milliseconds),
     ("open_p99_ms", "Connect → open p99", Unit::Milliseconds),
     ("opened_per_s", "Opened per second", Unit::Count),
+    ("× opened_per_s", "Opened per second, × floor", Unit::Times),
     ("server_open_us", "Server CPU per stream opened", Unit::Microseconds),
     ("", "Reconnecting", Unit::Count),
     ("cut", "Streams cut", Unit::Count),
@@ -72,8 +74,8 @@ const LINES: &[(&str, &str, Unit)] = &[
     ("stalled_close_median_s", "Stalled: closed after (median)", Unit::Seconds),
 ];
 
-/// No leaf: worked out from the row of the floor.
-const TIMES_FLOOR: &str = "× floor";
+/// In front of a leaf: divided by the floor's.
+const TIMES_FLOOR: &str = "× ";
 
 /// Leaves that should be 0: anything else is shown as a fault.
 const ZERO_WANTED: [&str; 6] = ["lost", "doubled", "out_of_order", "phantoms", "malformed", "slow_lost"];
@@ -81,8 +83,7 @@ const ZERO_WANTED: [&str; 6] = ["lost", "doubled", "out_of_order", "phantoms", "
 type Line = (&'static str, &'static str, Unit);
 
 pub(super) fn render(rows: &[Measured<'_>], palette: &Palette) -> Markup {
-    let floor = floor_cpu(rows);
-    let has_figures = |&(leaf, ..): &&Line| rows.iter().any(|row| figure(row, leaf, floor).is_some());
+    let has_figures = |&(leaf, ..): &&Line| rows.iter().any(|row| figure(rows, row, leaf).is_some());
     let missing: Vec<&str> = groups().flat_map(|group| missing(group, has_figures)).collect();
     html! {
         @if !rows.is_empty() {
@@ -96,7 +97,7 @@ pub(super) fn render(rows: &[Measured<'_>], palette: &Palette) -> Markup {
                         tbody {
                             @let lines: Vec<&Line> = group[1..].iter().filter(has_figures).collect();
                             @if !lines.is_empty() { tr.group { th colspan=(rows.len() + 1) { (group[0].1) } } }
-                            @for line in lines { (figures(rows, line, floor)) }
+                            @for line in lines { (figures(rows, line)) }
                         }
                     }
                 }
@@ -129,16 +130,16 @@ fn verdict(measured: &Measured<'_>) -> Markup {
     }
 }
 
-fn figures(rows: &[Measured<'_>], &(leaf, name, unit): &Line, floor: Option<f64>) -> Markup {
+fn figures(rows: &[Measured<'_>], &(leaf, name, unit): &Line) -> Markup {
     html! {
         tr {
             th scope="row" { (name) }
             @for measured in rows {
-                @match figure(measured, leaf, floor) {
+                @match figure(rows, measured, leaf) {
                     None => td.faint { "not measured" },
                     Some(value) => td class=[is_fault(leaf, value).then_some("failed")] {
                         (unit.write(value))
-                        @if let Some(range) = range(measured, leaf, floor) { small { (unit.write_range(range)) } }
+                        @if let Some(range) = range(rows, measured, leaf) { small { (unit.write_range(range)) } }
                     },
                 }
             }
@@ -150,18 +151,23 @@ fn is_fault(leaf: &str, value: f64) -> bool {
     ZERO_WANTED.contains(&leaf) && value != 0.0
 }
 
-fn figure(measured: &Measured<'_>, leaf: &str, floor: Option<f64>) -> Option<f64> {
-    if leaf == TIMES_FLOOR { Some(measured.leaves.number(CPU)? / floor?) } else { measured.leaves.number(leaf) }
+fn figure(rows: &[Measured<'_>], measured: &Measured<'_>, leaf: &str) -> Option<f64> {
+    match leaf.strip_prefix(TIMES_FLOOR) {
+        Some(leaf) => Some(measured.leaves.number(leaf)? / of_floor(rows, leaf)?),
+        None => measured.leaves.number(leaf),
+    }
 }
 
 /// Rounds that all said the same need no range.
-fn range(measured: &Measured<'_>, leaf: &str, floor: Option<f64>) -> Option<(f64, f64)> {
+fn range(rows: &[Measured<'_>], measured: &Measured<'_>, leaf: &str) -> Option<(f64, f64)> {
     let spread = |leaf| measured.row.spread.get(leaf).copied().filter(|(least, greatest)| least < greatest);
-    if leaf == TIMES_FLOOR {
-        let ((least, greatest), floor) = (spread(CPU)?, floor?);
-        return Some((least / floor, greatest / floor));
+    match leaf.strip_prefix(TIMES_FLOOR) {
+        Some(leaf) => {
+            let ((least, greatest), floor) = (spread(leaf)?, of_floor(rows, leaf)?);
+            Some((least / floor, greatest / floor))
+        }
+        None => spread(leaf),
     }
-    spread(leaf)
 }
 
 #[cfg(test)]
@@ -187,6 +193,18 @@ mod tests {
     fn cpu_is_set_against_the_floors() {
         let html = rendered(&[row("floor", json!({CPU: 4.0})), row("a", json!({CPU: 10.0}))]);
         assert!(html.contains("<td>2.50 ×<small>2.00 – 3.00</small></td>"), "{html}");
+    }
+
+    #[test]
+    fn opening_and_kernel_memory_are_set_against_the_floors() {
+        let report = |rate: f64, bytes: f64| json!({"opened_per_s": rate, "kernel_per_stream_bytes": bytes});
+        let html = rendered(&[row("floor", report(30_000.0, 3_000.0)), row("a", report(21_000.0, 3_060.0))]);
+        for line in [
+            "Opened per second, × floor</th><td>1.00 ×</td><td>0.700 ×</td>",
+            "Kernel memory, × floor</th><td>1.00 ×</td><td>1.02 ×</td>",
+        ] {
+            assert!(html.contains(line), "{line}: {html}");
+        }
     }
 
     #[test]

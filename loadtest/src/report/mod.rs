@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 pub(crate) use self::table::{Table, grouped};
 
 use crate::assertion::Assertion;
+use crate::kernel::Growth;
 use crate::latency::Latencies;
 use crate::run::Search;
 
@@ -203,7 +204,7 @@ pub(crate) struct Server {
     pub(crate) pss_after_bytes: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Kernel {
     /// The server's side: growth less what the subscribers' sockets cost.
     pub(crate) kernel_per_stream_bytes: f64,
@@ -293,6 +294,18 @@ impl Latency {
             last_max_ms: last.map(Latencies::max_ms),
             latency_curve: publish.curve(),
             intended_curve: intended.curve(),
+        })
+    }
+}
+
+impl Kernel {
+    /// `growth` is what opening `streams` streams on this machine added. `None` when there is none.
+    pub(crate) fn of(growth: &Growth, streams: usize) -> Option<Self> {
+        (streams > 0).then(|| Self {
+            kernel_per_stream_bytes: growth.server_bytes(streams as u64) as f64 / streams as f64,
+            kernel_growth_bytes: growth.total_bytes,
+            kernel_client_socket_bytes: growth.client_socket_bytes,
+            kernel_absent: growth.absent.clone(),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Bottleneck, Report};
+use super::{Bottleneck, Kernel, Report};
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,12 +157,7 @@ impl Report {
         } else {
             table.line("server CPU and PSS", "not measured (--server-pid)")?;
         }
-        if let Some(k) = &self.kernel {
-            table.line(
-                "kernel memory",
-                &format!("{:.0} bytes per stream on the server's side", k.kernel_per_stream_bytes),
-            )?;
-        }
+        table.kernel(self.kernel.as_ref())?;
         for (name, grown) in self.server_metrics.iter().flatten() {
             table.line(name, &grouped(grown.round() as u64))?;
         }
@@ -243,6 +238,15 @@ pub(crate) struct Table<'a, 'f>(pub(crate) &'a mut fmt::Formatter<'f>);
 impl Table<'_, '_> {
     pub(crate) fn line(&mut self, name: &str, value: &str) -> fmt::Result {
         writeln!(self.0, "{name:<26}  {value}")
+    }
+
+    /// Nothing where it was not measured.
+    pub(crate) fn kernel(&mut self, kernel: Option<&Kernel>) -> fmt::Result {
+        let Some(kernel) = kernel else {
+            return Ok(());
+        };
+        let bytes = kernel.kernel_per_stream_bytes;
+        self.line("kernel memory", &format!("{bytes:.0} bytes per stream on the server's side"))
     }
 }
 

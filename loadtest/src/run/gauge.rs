@@ -78,8 +78,7 @@ impl Gauge {
     /// All streams are open, and nothing is sent yet.
     pub(super) fn handle_idle(&mut self) {
         self.pss_idle = self.pss();
-        let now = Snapshot::take();
-        self.kernel_idle = now.zip(self.kernel_before.as_ref()).map(|(now, before)| now.growth_since(before));
+        self.kernel_idle = self.kernel_before.as_ref().and_then(Snapshot::growth);
     }
 
     /// The first event is due soon.

@@ -415,15 +415,9 @@ impl<'a> Sum<'a> {
     }
 
     fn kernel(&self, gauge: &Gauge) -> Option<Kernel> {
-        let (growth, streams) = (gauge.kernel_idle.as_ref()?, self.opened() as u64);
         // Elsewhere it is another kernel's memory.
         let is_here = self.plan.endpoint.subscribe.addr.ip().is_loopback();
-        (streams > 0 && is_here).then(|| Kernel {
-            kernel_per_stream_bytes: growth.server_bytes(streams) as f64 / streams as f64,
-            kernel_growth_bytes: growth.total_bytes,
-            kernel_client_socket_bytes: growth.client_socket_bytes,
-            kernel_absent: growth.absent.clone(),
-        })
+        Kernel::of(gauge.kernel_idle.as_ref().filter(|_| is_here)?, self.opened())
     }
 
     fn opened(&self) -> usize {
