@@ -64,6 +64,18 @@ fn a_storm_is_accepted_and_gets_no_events() {
 }
 
 #[test]
+fn the_opening_lasts_from_the_first_connect_to_the_last_opening() {
+    // The ramp counts from the worker's start, so the first stream may come up to an interval late here.
+    let started = Instant::now();
+    let report = floor("--streams 5 --ramp 4 --processes 1 --rate 50 --duration 1s");
+    let elapsed_s = started.elapsed().as_secs_f64();
+    let figure = |name: &str| report["opening"][name].as_f64().unwrap();
+    let opening_s = figure("opening_s");
+    assert!(3.0 / 4.0 < opening_s && opening_s <= elapsed_s - 1.0, "{elapsed_s}: {report:#}");
+    assert!((figure("opened_per_s") * opening_s - 5.0).abs() < 1e-6, "{report:#}");
+}
+
+#[test]
 fn streams_that_get_nothing_stay_open_while_the_kernels_memory_is_measured() {
     let started = Instant::now();
     let report = floor("--streams 300 --accept --hold 1s");

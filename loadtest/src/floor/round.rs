@@ -20,7 +20,7 @@ use crate::clock::now_ns;
 use crate::kernel::{Growth, Snapshot};
 use crate::procfs;
 use crate::report::grouped;
-use crate::swarm::{Command, Crew, Progress, Slot};
+use crate::swarm::{Command, Crew, Done, Progress, Slot};
 use crate::target::Target;
 
 /// How often workers are listened to.
@@ -70,16 +70,18 @@ impl<'a> Round<'a> {
     }
 
     pub(super) fn measure(mut self) -> Result<FloorReport> {
-        let opening_s = self.await_open()?;
+        let open_wait_s = self.await_open()?;
         let accepted = self.server.count()?;
         let kernel = self.hold()?;
         let published = if self.plan.accept_only { None } else { Some(self.publish()?) };
         let slots = self.settle(published.as_ref())?;
         let dones = self.crew.finish(&slots)?;
+        let opening_s = Done::opening_s(&dones).unwrap_or(open_wait_s);
         Ok(FloorReport::of(&Found { plan: self.plan, opening_s, accepted, kernel, published, dones }))
     }
 
-    /// Until every stream is open or given up; how long that took.
+    /// Until every stream is open or given up; how many seconds were waited: more than it took, because workers
+    /// tell ten times a second.
     fn await_open(&mut self) -> Result<f64> {
         let started = Instant::now();
         let total = self.plan.streams;
@@ -87,11 +89,11 @@ impl<'a> Round<'a> {
         while !settled(&self.take_progress()?) && started.elapsed() < self.plan.open_timeout {
             self.show(|p| format!("{} of {} streams open, {} failed", grouped(p.open), grouped(total), p.failed));
         }
-        let opening_s = started.elapsed().as_secs_f64();
+        let open_wait_s = started.elapsed().as_secs_f64();
         self.crew.tell(&Command::Begin)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         while !settled(&self.take_progress()?) && Instant::now() < deadline {}
-        Ok(opening_s)
+        Ok(open_wait_s)
     }
 
     /// All streams are open, and nothing is sent. What they added to the kernel's memory.

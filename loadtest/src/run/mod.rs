@@ -45,7 +45,7 @@ use crate::procfs::Cpu;
 use crate::provenance;
 use crate::publisher::Outcome;
 use crate::report::{Report, grouped};
-use crate::swarm::{Command, Crew, Progress, Slot};
+use crate::swarm::{Command, Crew, Done, Progress, Slot};
 use crate::target::Target;
 
 /// How often workers are listened to.
@@ -167,7 +167,8 @@ struct Run<'a> {
     plan: &'a Plan,
     crew: Crew,
     gauge: Gauge,
-    opening_s: f64,
+    /// How long streams were waited for: longer than they took, because workers tell ten times a second.
+    open_wait_s: f64,
     start_ns: u64,
     outcome: Option<Outcome>,
     /// Deliveries per second of the first phase; `None` before its end, and where no other follows.
@@ -184,7 +185,7 @@ impl<'a> Run<'a> {
             plan,
             crew: Crew::start(&plan.workers)?,
             gauge,
-            opening_s: 0.0,
+            open_wait_s: 0.0,
             start_ns: 0,
             outcome: None,
             loaded_per_s: None,
@@ -221,7 +222,7 @@ impl<'a> Run<'a> {
         while !settled(&self.take_answers()?) && started.elapsed() < self.plan.open_timeout {
             self.show(|p, _| format!("{} of {} streams open, {} failed", grouped(p.open), grouped(total), p.failed));
         }
-        self.opening_s = started.elapsed().as_secs_f64();
+        self.open_wait_s = started.elapsed().as_secs_f64();
         self.gauge.handle_opened();
         // From here on no stream opens any more; the workers say so before anything is published.
         self.crew.tell(&Command::Begin)?;
@@ -332,12 +333,13 @@ impl<'a> Run<'a> {
         let slots = self.published();
         let dones = self.crew.finish(&slots)?;
         let metrics = self.metrics_grown();
-        let Self { plan, crew, gauge, opening_s, outcome, loaded_per_s, publishers_cpu_s, start_ns, .. } = self;
+        let Self { plan, crew, gauge, open_wait_s, outcome, loaded_per_s, publishers_cpu_s, start_ns, .. } = self;
         drop(crew);
         let pss_after = plan.linger.and_then(|linger| {
             thread::sleep(linger);
             gauge.pss()
         });
+        let opening_s = Done::opening_s(&dones).unwrap_or(open_wait_s);
         let sum = Sum::of(dones, plan, outcome.as_ref(), start_ns, end_ns);
         let mut report = sum.report(&gauge, opening_s, publishers_cpu_s, pss_after);
         report.server_metrics = metrics;

@@ -156,6 +156,10 @@ pub(crate) struct Done {
     pub(crate) connect_to_open: Buckets,
     /// From the end of a stream to its being open again.
     pub(crate) cut_to_open: Buckets,
+    /// When this worker first connected, and when the last of its streams opened that did so for the first
+    /// time. `None` when that never came to pass.
+    pub(crate) first_connect_ns: Option<u64>,
+    pub(crate) last_opened_ns: Option<u64>,
     /// When the last stream was open again after a storm; streams that were to be and are not.
     pub(crate) last_reopened_ns: u64,
     pub(crate) not_reopened: u64,
@@ -204,6 +208,15 @@ pub(crate) struct Counts {
     pub(crate) foreign: u64,
     /// Reads since `Begin`.
     pub(crate) reads_running: u64,
+}
+
+impl Done {
+    /// Seconds from the first connect of all workers to their last opening. `None` when no stream opened.
+    pub(crate) fn opening_s(dones: &[Self]) -> Option<f64> {
+        let first_ns = dones.iter().filter_map(|done| done.first_connect_ns).min()?;
+        let last_ns = dones.iter().filter_map(|done| done.last_opened_ns).max()?;
+        Some(last_ns.saturating_sub(first_ns) as f64 / 1e9)
+    }
 }
 
 impl Judgement {
@@ -280,5 +293,29 @@ impl WorkerPlan {
     /// The topics that stream `index` of `choice` reads, by name.
     pub(crate) fn topics_of<'a>(&'a self, choice: &'a Choice, index: usize) -> impl Iterator<Item = &'a str> {
         choice.topics(index).map(|topic| self.topics[topic].as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(first_connect_ns: Option<u64>, last_opened_ns: Option<u64>) -> Done {
+        Done { first_connect_ns, last_opened_ns, ..Done::default() }
+    }
+
+    #[test]
+    fn streams_open_from_the_first_connect_of_any_worker_to_the_last_opening_of_any() {
+        const SECOND: u64 = 1_000_000_000;
+        let dones = [
+            done(Some(4 * SECOND), Some(9 * SECOND)),
+            done(Some(2 * SECOND), Some(7 * SECOND)),
+            // One whose streams all failed, and one that has none.
+            done(Some(SECOND), None),
+            done(None, None),
+        ];
+        assert_eq!(Done::opening_s(&dones[..2]), Some(7.0));
+        assert_eq!(Done::opening_s(&dones), Some(8.0));
+        assert_eq!(Done::opening_s(&dones[2..]), None);
     }
 }

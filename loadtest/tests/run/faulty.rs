@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Join,
     /// The stream ends in its place.
     Close,
+    /// The stream is accepted and never answered, whatever the event.
+    Mute,
     /// Its publish is answered with 503, and nobody gets it.
     Refuse,
 }
@@ -107,10 +109,16 @@ fn subscribe(mut socket: TcpStream, topics: Vec<String>, shared: &Mutex<Shared>)
     socket.set_nodelay(true)?;
     socket.set_write_timeout(Some(Duration::from_millis(300)))?;
     let mut shared = shared.lock().unwrap();
+    let index = shared.streams.len();
+    if shared.plan.iter().any(|&(stream, _, fault)| stream == index && fault == Fault::Mute) {
+        shared.streams.push(Stream::new(None, topics));
+        drop(shared);
+        return io::copy(&mut socket, &mut io::sink()).map(drop);
+    }
     socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
     send(&mut socket, ":\n")?;
     send(&mut socket, "event: fanwheel.open\nretry: 1000\ndata: {\"topics\":[],\"resumed\":false}\n\n")?;
-    shared.streams.push(Stream { socket: Some(socket), topics, held_back: None, told_early: None, joined: None });
+    shared.streams.push(Stream::new(Some(socket), topics));
     Ok(())
 }
 
@@ -137,6 +145,10 @@ impl Shared {
 }
 
 impl Stream {
+    fn new(socket: Option<TcpStream>, topics: Vec<String>) -> Self {
+        Self { socket, topics, held_back: None, told_early: None, joined: None }
+    }
+
     fn deliver(&mut self, fault: Option<Fault>, data: &str) {
         let block = match self.joined.take() {
             Some(other) => format!("data: [\"{other}\",\ndata: \"{data}\"]\n\n"),
@@ -149,7 +161,7 @@ impl Stream {
                     .chain(older)
                     .collect()
             }
-            None | Some(Fault::Refuse | Fault::Misdirect) => vec![block],
+            None | Some(Fault::Refuse | Fault::Misdirect | Fault::Mute) => vec![block],
             Some(Fault::Drop) => Vec::new(),
             Some(Fault::Double) => vec![block.clone(), block],
             Some(Fault::DropTold) => vec!["event: fanwheel.reset\ndata: {\"reason\":\"gap\"}\n\n".to_owned()],

@@ -5,6 +5,7 @@ mod faulty;
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::Instant;
 
 use faulty::Fault;
 use serde_json::Value;
@@ -368,9 +369,39 @@ fn the_server_process_is_measured_when_named() {
 }
 
 #[test]
+fn the_opening_lasts_from_the_first_connect_to_the_last_first_opening() {
+    // The ramp counts from the worker's start, so the first stream may come up to an interval late here.
+    let started = Instant::now();
+    let (code, report) = run(
+        &faulty::start(Vec::new()),
+        "--streams 5 --ramp 4 --processes 1 --topics a --rate 50 --duration 2s --storm 1",
+    );
+    let elapsed_s = started.elapsed().as_secs_f64();
+    assert_eq!((code, &report["disturbance"]["reopened"]), (0, &5.into()), "{report:#}");
+    let figure = |name: &str| report["opening"][name].as_f64().unwrap();
+    let opening_s = figure("opening_s");
+    assert!(opening_s > 3.0 / 4.0, "{report:#}");
+    // All came back half way through the two seconds of publishing: that is no part of it.
+    assert!(opening_s <= elapsed_s - 2.0, "{elapsed_s}: {report:#}");
+    assert!((figure("opened_per_s") * opening_s - 5.0).abs() < 1e-6, "{report:#}");
+}
+
+#[test]
+fn a_stream_that_never_opens_does_not_prolong_the_opening() {
+    let url = faulty::start(vec![(2, 0, Fault::Mute)]);
+    let (code, report) = run(&url, "--streams 3 --processes 2 --rate 0 --open-timeout 2s");
+    let opening = &report["opening"];
+    assert_eq!((code, &opening["opened"], &opening["failed"]), (1, &2.into(), &1.into()), "{report:#}");
+    let opening_s = opening["opening_s"].as_f64().unwrap();
+    assert!(0.0 < opening_s && opening_s < 2.0, "{report:#}");
+}
+
+#[test]
 fn streams_that_cannot_open_fail_the_run() {
     let (code, report) = run("http://127.0.0.1:9", "--streams 3 --rate 0 --open-timeout 5s");
     assert_eq!((code, &report["opening"]["failed"]), (1, &3.into()));
+    assert_eq!(report["opening"]["opened_per_s"], 0.0);
+    assert!(report["opening"]["opening_s"].as_f64().unwrap() > 0.0, "{report:#}");
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Worker {
     /// Opens as many streams as the ramp allows by now.
     pub(super) fn open_more(&mut self, now: u64) {
         while let Some(index) = self.ramp.take(now) {
+            self.first_connect_ns.get_or_insert(now);
             match self.connect(index) {
                 Ok(socket) => {
                     let conn = &mut self.conns[index];
@@ -134,6 +135,7 @@ impl Worker {
             self.last_reopened_ns = now;
         } else {
             self.connect_to_open.record(took_ns);
+            self.last_opened_ns = Some(now);
             match kind {
                 Kind::Reader => self.progress.readers_opened += 1,
                 Kind::Slow => self.progress.slow_opened += 1,
