@@ -1,15 +1,16 @@
 //! The turn: what one shard does, over and over, on its own thread.
 //!
 //! ```text
-//!  timers → newcomers → wishes → inbox (a portion) → sweep (a slice) → sockets → calls → yield
+//!  timers → newcomers → inbox (a portion) → wishes → sweep (a slice) → sockets → calls → yield
 //! ```
 //!
-//! Between two slices the runtime runs accepts, requests and Redis; when a turn found nothing to do,
+//! Between two slices the runtime runs accepts, requests and Redis; when a turn has left nothing to do,
 //! the shard rests until its inbox, a socket, a newcomer or the next timer wakes it.
 //!
 //! When the node stops, the shard asks its streams to leave and turns on until all have left and all
 //! requests are answered, or the time for it is up.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,6 +30,8 @@ use crate::engine::{CloseReason, Confirmation, ConnId, Inbound, Ingested, Intere
 
 /// Calls answered per turn.
 const CALLS_PER_TURN: usize = 64;
+/// So many turns may follow one another without a look at what else the runtime has to do.
+const TURNS_PER_YIELD: u64 = 8;
 
 /// The last part of a drain in which nobody is asked any more.
 const DRAIN_REST: u32 = 4;
@@ -110,16 +113,16 @@ impl Turn {
     pub async fn run(mut self) {
         while !self.has_stopped() {
             self.turns += 1;
-            let mut busy = self.shard.advance(&mut self.ports, self.clock.now_tick());
-            busy |= self.take_newcomers();
-            busy |= self.pass_wishes();
-            busy |= self.take_inbound();
-            busy |= self.shard.sweep(&mut self.ports, SLICE_SENDS);
+            let mut has_more = self.shard.advance(&mut self.ports, self.clock.now_tick());
+            self.take_newcomers();
+            has_more |= self.take_inbound();
+            has_more |= self.pass_wishes();
+            has_more |= self.shard.sweep(&mut self.ports, SLICE_SENDS);
             self.shard.note_written(self.clock.now_us());
-            busy |= self.poll_sockets();
-            busy |= self.answer_calls();
+            has_more |= self.poll_sockets();
+            has_more |= self.answer_calls();
             // Whoever was the last to leave has left in this turn.
-            if busy || self.has_stopped() {
+            if has_more || self.turns.is_multiple_of(TURNS_PER_YIELD) || self.has_stopped() {
                 tokio::task::yield_now().await;
             } else {
                 self.rest().await;
@@ -149,10 +152,8 @@ impl Turn {
         (self.is_done && self.desk.node.unfinished.load(Ordering::Acquire) == 0) || now >= end
     }
 
-    fn take_newcomers(&mut self) -> bool {
-        let newcomers = self.desk.take_newcomers();
-        let any = !newcomers.is_empty();
-        for Newcomer { port, place, wants } in newcomers {
+    fn take_newcomers(&mut self) {
+        for Newcomer { port, place, wants } in self.desk.take_newcomers() {
             let port = match port {
                 Arriving::Socket(socket) => self.ports.take_socket(socket, place),
                 Arriving::Body(pipe) => self.ports.take_body(pipe, place),
@@ -163,9 +164,10 @@ impl Turn {
                 self.shard.join(&mut self.ports, port, &wants.topics, wants.form, &wants.head);
             }
         }
-        any
     }
 
+    /// Tells the source what the engine wants. True exactly when it wanted anything: what is confirmed at once
+    /// may lead to more.
     fn pass_wishes(&mut self) -> bool {
         let wishes = self.shard.take_wishes();
         let any = !wishes.is_empty();
@@ -188,11 +190,11 @@ impl Turn {
     }
 
     /// Takes a portion of the inbox; ends early when the engine wants a sweep first. True exactly
-    /// when anything was taken: it may have left wishes, which the next turn passes on.
+    /// when there may be more.
     fn take_inbound(&mut self) -> bool {
-        for before in 0..PORTION {
+        for _ in 0..PORTION {
             let Some(taken) = self.held.take().or_else(|| self.inbox.take()) else {
-                return before > 0;
+                return false;
             };
             self.held = match taken {
                 Taken::Message(message) => match self.shard.ingest(&mut self.ports, message) {
@@ -208,11 +210,21 @@ impl Turn {
         true
     }
 
+    /// Does what sockets ask for. True exactly when one did.
     fn poll_sockets(&mut self) -> bool {
         let mut happened = std::mem::take(&mut self.happened);
-        match self.reactor.get_mut().poll() {
-            Ok(events) => happened.extend(events),
-            Err(error) => error!(%error, "epoll failed"),
+        // Asked of the runtime, which has looked between the turns: no system call where nothing happened.
+        // It forgets only after a look that found nothing: what happens between the look and the
+        // forgetting sets it anew.
+        let looked = self.reactor.try_io_mut(tokio::io::Interest::READABLE, |reactor| {
+            let before = happened.len();
+            happened.extend(reactor.poll()?);
+            if happened.len() == before { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        if let Err(error) = looked
+            && error.kind() != ErrorKind::WouldBlock
+        {
+            error!(%error, "epoll failed");
         }
         happened.extend(self.desk.take_happened());
         let any = !happened.is_empty();
@@ -291,19 +303,8 @@ impl Turn {
         };
         tokio::select! {
             () = self.wake.notified() => {}
-            ready = self.reactor.readable_mut() => {
-                // Readiness is forgotten only after a look that found nothing: what happens
-                // between the look and the forgetting sets it anew.
-                if let Ok(mut guard) = ready {
-                    match guard.get_inner_mut().poll() {
-                        Ok(events) => self.happened.extend(events),
-                        Err(error) => error!(%error, "epoll failed"),
-                    }
-                    if self.happened.is_empty() {
-                        guard.clear_ready();
-                    }
-                }
-            }
+            // The next turn looks what it is.
+            _ = self.reactor.readable_mut() => {}
             () = timer => {}
         }
     }
