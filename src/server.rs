@@ -118,7 +118,7 @@ struct ShardSetup {
 ///
 /// # Errors
 /// When it cannot start, or a shard has failed.
-pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), ServerError> {
+pub fn run(config: Config, feed: bool, give_back_memory: fn(), say: impl FnOnce(&str)) -> Result<(), ServerError> {
     let descriptors = raise_descriptor_limit();
     let runtime = runtime()?;
     let ended = runtime.block_on(async move {
@@ -141,7 +141,7 @@ pub fn run(config: Config, feed: bool, say: impl FnOnce(&str)) -> Result<(), Ser
         let mut signals = Signals::listen()?;
         let wakes: Vec<Arc<Notify>> = shards.iter().map(|shard| Arc::clone(&shard.wake)).collect();
         let (ended, mut ends) = mpsc::unbounded_channel();
-        shards.into_iter().try_for_each(|shard| start(shard, ended.clone()))?;
+        shards.into_iter().try_for_each(|shard| start(shard, give_back_memory, ended.clone()))?;
         drop(ended);
         let admin = tokio::net::TcpListener::from_std(admin)?;
         tokio::task::spawn_local(admin::serve(admin, Arc::new(admin_state)));
@@ -236,7 +236,7 @@ fn mailbox<T>(limits: MailboxLimits, wake: &Arc<Notify>) -> Arc<Mailbox<T>> {
 }
 
 /// Starts a shard's thread. Its index is sent when it ends.
-fn start(setup: ShardSetup, ended: mpsc::UnboundedSender<usize>) -> io::Result<()> {
+fn start(setup: ShardSetup, give_back_memory: fn(), ended: mpsc::UnboundedSender<usize>) -> io::Result<()> {
     struct Ended(usize, mpsc::UnboundedSender<usize>);
     impl Drop for Ended {
         fn drop(&mut self) {
@@ -247,7 +247,7 @@ fn start(setup: ShardSetup, ended: mpsc::UnboundedSender<usize>) -> io::Result<(
     thread::Builder::new().name(format!("shard-{}", setup.index)).spawn(move || {
         let _ended = Ended(setup.index, ended);
         let index = setup.index;
-        if let Err(error) = run_shard(setup) {
+        if let Err(error) = run_shard(setup, give_back_memory) {
             error!(shard = index, %error, "the shard has failed");
         }
     })?;
@@ -256,7 +256,7 @@ fn start(setup: ShardSetup, ended: mpsc::UnboundedSender<usize>) -> io::Result<(
 
 /// The whole life of a shard's thread. A task that the shard cannot do without takes it down when it
 /// ends: a shard that is deaf must not look healthy.
-fn run_shard(setup: ShardSetup) -> io::Result<()> {
+fn run_shard(setup: ShardSetup, give_back_memory: fn()) -> io::Result<()> {
     let runtime = runtime()?;
     let ended = runtime.block_on(async move {
         let mut needed = JoinSet::new();
@@ -292,6 +292,7 @@ fn run_shard(setup: ShardSetup) -> io::Result<()> {
             desk: Rc::clone(&desk),
             wake,
             clock,
+            give_back_memory,
             drain_ticks: u32::try_from(setup.config.drain.as_millis()).map_or(u32::MAX, |ms| ms / TICK_MS as u32),
         })?;
         let listener = tokio::net::TcpListener::from_std(setup.listener)?;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Launch, Node, PATIENCE, Stream, Wire};
+use crate::common::{Launch, Node, PATIENCE, Stream, Wire, wait_until};
 
 /// The most that a waiting stream may add to the server's memory, in bytes.
 const WAITING_BYTES_MAX: f64 = 1024.0;
@@ -62,4 +62,23 @@ fn who_has_waited_for_too_long_is_asked_to_come_back() {
     while Stream::answered(begin(&node)).next().name != "fanwheel.open" {
         assert!(Instant::now() < deadline, "no stream is opened again");
     }
+}
+
+/// While a request is read it takes kilobytes; the pages stay with a node that has nothing to do, unless
+/// it gives them back.
+#[test]
+fn what_many_requests_at_once_took_is_given_back() {
+    const COUNT: usize = 1_000;
+    const EACH_MAX: usize = 1_024;
+    let node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
+    drop((0..50).map(|_| Stream::open(&node.server, "topic=other")).collect::<Vec<_>>());
+    node.server.wait_metric("fanwheel_connections{transport=\"sse\"}", 0.0);
+    let before = node.server.anonymous_bytes();
+    let mut wires: Vec<Wire> = (0..COUNT).map(|_| Wire::connect(node.server.public)).collect();
+    wires.iter_mut().for_each(|wire| wire.send(b"GET /events?topic=t HTTP/1.1\r\n"));
+    wait_until("all to be read", || node.server.anonymous_bytes() > before + 2 * COUNT * EACH_MAX);
+    wires.iter_mut().for_each(|wire| wire.send(b"host: test\r\n\r\n"));
+    let mut streams: Vec<Stream> = wires.into_iter().map(Stream::answered).collect();
+    streams.iter_mut().for_each(|stream| drop(stream.expect_open()));
+    wait_until("the memory to be given back", || node.server.anonymous_bytes() < before + COUNT * EACH_MAX);
 }

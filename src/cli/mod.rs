@@ -43,7 +43,7 @@ const EXIT_USAGE: u8 = 2;
 
 /// Runs what the command line says.
 #[must_use]
-pub fn run() -> ExitCode {
+pub fn run(give_back_memory: fn()) -> ExitCode {
     let (flags, demo) = match Command::parse().verb {
         Verb::Serve(flags) => (flags, false),
         Verb::Demo(flags) => (flags, true),
@@ -63,7 +63,7 @@ pub fn run() -> ExitCode {
     };
     start_logging(&config);
     warn_of_unknown_variables();
-    let ended = if demo { demo::run(config) } else { serve::run(config) };
+    let ended = if demo { demo::run(config, give_back_memory) } else { serve::run(config, give_back_memory) };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -33,6 +33,9 @@ const CALLS_PER_TURN: usize = 64;
 /// So many turns may follow one another without a look at what else the runtime has to do.
 const TURNS_PER_YIELD: u64 = 8;
 
+/// From the first thing a shard does after it has given back memory until it does so again. 5 s
+const GIVE_BACK_TICKS: u32 = 50;
+
 /// The last part of a drain in which nobody is asked any more.
 const DRAIN_REST: u32 = 4;
 /// However short the drain: everybody is told, a portion per turn, and who takes it is not cut off. 1 s.
@@ -52,6 +55,9 @@ pub struct Turn {
     desk: Rc<Desk>,
     wake: Arc<Notify>,
     clock: Clock,
+    give_back_memory: fn(),
+    /// The tick after which it is called when the shard rests; none while nothing was done since.
+    give_back_due: Option<u32>,
     turns: u64,
     drain_ticks: u32,
     /// The tick in which the drain ends, once it has begun.
@@ -76,6 +82,8 @@ pub struct TurnParts {
     pub wake: Arc<Notify>,
     /// The node's clock.
     pub clock: Clock,
+    /// Called on the shard's thread when it has time.
+    pub give_back_memory: fn(),
     /// How long streams may take to leave when the node stops; the turn must be woken then.
     pub drain_ticks: u32,
 }
@@ -86,7 +94,7 @@ impl Turn {
     /// # Errors
     /// When the kernel gives no epoll, or the runtime's own refuses it.
     pub fn new(parts: TurnParts) -> std::io::Result<Turn> {
-        let TurnParts { shard, inbox, calls, interest, desk, wake, clock, drain_ticks } = parts;
+        let TurnParts { shard, inbox, calls, interest, desk, wake, clock, give_back_memory, drain_ticks } = parts;
         let (reactor, sockets) = Reactor::new()?;
         let ports = Ports::new(sockets, Arc::clone(&desk.node.admissions));
         let reactor = reactor.awaited()?;
@@ -102,6 +110,8 @@ impl Turn {
             desk,
             wake,
             clock,
+            give_back_memory,
+            give_back_due: None,
             turns: 0,
             drain_ticks,
             drain_end: None,
@@ -291,9 +301,13 @@ impl Turn {
         if !self.inbox.arm() || !self.calls.arm() {
             return;
         }
+        let now = self.clock.now_tick();
+        if self.give_back_due.take_if(|due| *due <= now).is_some() {
+            (self.give_back_memory)();
+        }
         // While the node stops, others are looked at each tick.
-        let other_shards = self.drain_end.map(|_| self.clock.now_tick() + 1);
-        let next = [self.shard.next_deadline(), other_shards].into_iter().flatten().min();
+        let other_shards = self.drain_end.map(|_| now + 1);
+        let next = [self.shard.next_deadline(), other_shards, self.give_back_due].into_iter().flatten().min();
         let deadline = next.map(|tick| self.clock.tick_at(tick).into());
         let timer = async move {
             match deadline {
@@ -305,7 +319,8 @@ impl Turn {
             () = self.wake.notified() => {}
             // The next turn looks what it is.
             _ = self.reactor.readable_mut() => {}
-            () = timer => {}
+            () = timer => return,
         }
+        self.give_back_due.get_or_insert(now + GIVE_BACK_TICKS);
     }
 }

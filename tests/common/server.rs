@@ -190,8 +190,17 @@ impl TestServer {
 
     /// Memory it occupies: pages of its own, and its part of those it shares.
     pub fn pss_bytes(&self) -> usize {
+        self.memory("Pss:")
+    }
+
+    /// The same without files: what others share of the program does not count.
+    pub fn anonymous_bytes(&self) -> usize {
+        self.memory("Pss_Anon:")
+    }
+
+    fn memory(&self, name: &str) -> usize {
         let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id())).unwrap();
-        let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
+        let kib = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
         kib.expect("Linux tells it").trim().parse::<usize>().unwrap() << 10
     }
 
