@@ -113,6 +113,16 @@ impl Seen {
         None
     }
 
+    /// Takes a block that is nothing but one line of data.
+    #[inline]
+    pub(super) fn handle_data(&mut self, stream: usize, data: &[u8], now: u64) {
+        if data.len() == self.payload_len {
+            self.handle_payload(stream, data, now);
+        } else {
+            self.handle_wrapped(stream, data, now);
+        }
+    }
+
     #[inline]
     fn handle_payload(&mut self, stream: usize, payload: &[u8], now: u64) {
         let Some(stamp) = Stamp::decode(payload) else {

@@ -110,12 +110,14 @@ impl Worker {
             Item::Head { status: 200 } => opened |= open_on == OpenOn::Head,
             Item::Head { status } => refused = Some(status),
             Item::End => over = Some("the server ended the response"),
+            // What a stalled stream reads before it stalls does not count.
+            Item::Data(_) if kind == Kind::Stalled => {}
+            Item::Data(data) => seen.handle_data(stream, data, now),
             Item::Block(block) => {
                 if let Some(value) = block.retry {
                     retry = std::str::from_utf8(value).ok().and_then(|ms| ms.parse::<u32>().ok()).or(retry);
                 }
                 let sign = match kind {
-                    // What a stalled stream reads before it stalls does not count.
                     Kind::Stalled => (block.event == b"fanwheel.open").then_some(Sign::Opened),
                     _ => seen.handle_block(stream, &block, now),
                 };
@@ -174,5 +176,83 @@ impl Worker {
         self.kept.insert(index, bytes);
         self.conns[index].has_kept = true;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::payload::Stamp;
+    use crate::swarm::{Slot, WorkerPlan};
+
+    const PAYLOAD: usize = 120;
+    const EVENTS_PER_READ: usize = 64;
+
+    fn plan(readers: usize) -> WorkerPlan {
+        WorkerPlan {
+            run: 0xbad_cafe,
+            topics: vec!["t".to_owned()],
+            topics_per_stream: 1,
+            payload: PAYLOAD,
+            ..WorkerPlan::sample(readers)
+        }
+    }
+
+    /// One read as Fanwheel sends it: a chunk per event. The events `first..` were sent at the same
+    /// pace, the last one just now.
+    fn read_of(run: u32, first: u64, now: u64) -> Vec<u8> {
+        let mut read = Vec::new();
+        for n in 0..EVENTS_PER_READ as u64 {
+            let sent_ns = now - (EVENTS_PER_READ as u64 - n) * 3_000_000;
+            let stamp = Stamp { run, publisher: 0, topic: 0, seq: first + n, intended_ns: sent_ns - 70_000, sent_ns };
+            read.extend_from_slice(format!("{:x}\r\ndata: ", PAYLOAD + 8).as_bytes());
+            stamp.encode(PAYLOAD, &mut read);
+            read.extend_from_slice(b"\n\n\r\n");
+        }
+        read
+    }
+
+    /// With optimization this tells what a delivery costs a worker besides the kernel's part:
+    ///
+    /// ```text
+    /// cargo test --release -p loadtest every_delivery_of_long_reads -- --nocapture
+    /// ```
+    #[test]
+    fn every_delivery_of_long_reads_is_accounted_for() {
+        let (streams, rounds) = if cfg!(debug_assertions) { (50, 3) } else { (10_000, 12) };
+        let mut worker = Worker::new(plan(streams)).unwrap();
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for stream in 0..streams {
+            worker.scratch[..head.len()].copy_from_slice(head);
+            worker.handle_read(stream, 0, head.len()).unwrap();
+            worker.readers_seen.begin_life(stream, 1);
+        }
+        let (mut spent_ns, mut least_ns) = (0, u64::MAX);
+        for round in 0..rounds {
+            let read = read_of(worker.plan.run, (round * EVENTS_PER_READ) as u64, now_ns());
+            let mut round_ns = 0;
+            for stream in 0..streams {
+                worker.scratch[..read.len()].copy_from_slice(&read);
+                let began = Instant::now();
+                worker.handle_read(stream, 0, read.len()).unwrap();
+                round_ns += began.elapsed().as_nanos() as u64;
+            }
+            spent_ns += round_ns;
+            least_ns = least_ns.min(round_ns);
+        }
+        let per_round = (streams * EVENTS_PER_READ) as f64;
+        let mean_ns = spent_ns as f64 / rounds as f64 / per_round;
+        println!("{mean_ns:.1} ns per delivery, {:.1} in the fastest round", least_ns as f64 / per_round);
+
+        let count = (rounds * EVENTS_PER_READ) as u64;
+        let done = worker.finish(&[Slot { count, ..Slot::default() }]);
+        let deliveries = streams as u64 * count;
+        assert!(done.readers.verdict.is_clean());
+        assert_eq!((done.readers.verdict.expected, done.readers.verdict.received), (deliveries, deliveries));
+        assert_eq!((done.readers.counts.malformed, done.readers.counts.foreign), (0, 0));
+        assert!(done.last[0].len() as u64 == count && done.last[0].iter().all(|note| note.1 as usize == streams));
+        assert_eq!(done.orders[0].len(), 1);
     }
 }
