@@ -11,7 +11,7 @@ use super::conn::Block;
 use super::lives::Past;
 use super::protocol::{Counts, WorkerPlan};
 use crate::latency::Latencies;
-use crate::payload::{self, PREFIX, Stamp};
+use crate::payload::{self, Decoder, PREFIX};
 
 /// More notes of last arrivals are not kept, whatever numbers arrive.
 const LAST_MAX: usize = 1 << 16;
@@ -27,6 +27,7 @@ pub(super) struct Seen {
     topics_per_stream: usize,
     publishers: usize,
     payload_len: usize,
+    decoder: Decoder,
     /// What follows the header in each payload.
     filler: Vec<u8>,
     choice: Choice,
@@ -77,6 +78,7 @@ impl Seen {
             topics_per_stream: per_stream,
             publishers: plan.publishers,
             payload_len: plan.payload,
+            decoder: Decoder::new(),
             filler: payload::filler(plan.payload),
             choice: plan.choice(first..first + streams),
             ledger: Ledger::new(streams, per_stream * plan.publishers),
@@ -125,7 +127,7 @@ impl Seen {
 
     #[inline]
     fn handle_payload(&mut self, stream: usize, payload: &[u8], now: u64) {
-        let Some(stamp) = Stamp::decode(payload) else {
+        let Some(stamp) = self.decoder.decode(payload) else {
             return self.handle_undecodable(payload);
         };
         if stamp.run != self.run {
