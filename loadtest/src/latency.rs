@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// One hour. What takes longer is recorded as this.
 const NS_MAX: u64 = 3_600_000_000_000;
+/// Three significant digits: at least so many buckets for the values from one power of two to the next.
+const HALF: usize = 1 << 10;
 /// Down to one in 10⁸.
 const CURVE_POINTS_MAX: usize = 81;
 
@@ -20,8 +22,56 @@ impl Default for Latencies {
     }
 }
 
+/// Latencies that are only counted: what is recorded per delivery. Its buckets are those of [`Latencies`].
+///
+/// ```text
+/// bucket    0 … 2047      2048 … 3071        3072 … 4095        …
+/// values    0 … 2047      2048 … 4095        4096 … 8191        …
+/// width     1             2                  4                  …
+/// ```
+#[derive(Debug)]
+pub(crate) struct Tally {
+    counts: Box<[u64]>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { counts: vec![0; Self::bucket(NS_MAX) + 1].into_boxed_slice() }
+    }
+}
+
+impl Tally {
+    #[inline]
+    pub(crate) fn record(&mut self, ns: u64) {
+        self.counts[Self::bucket(ns.min(NS_MAX))] += 1;
+    }
+
+    /// A bucket is named by the 11 highest bits of its values and by how many bits follow these.
+    #[inline]
+    fn bucket(ns: u64) -> usize {
+        let shift = Self::shift(ns);
+        (ns >> shift) as usize + (shift as usize * HALF)
+    }
+
+    #[inline]
+    fn shift(ns: u64) -> u32 {
+        HALF.ilog2().abs_diff((ns | HALF as u64).ilog2())
+    }
+
+    pub(crate) fn to_buckets(&self) -> Buckets {
+        let filled = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        Buckets(filled.map(|(bucket, &count)| (Self::highest(bucket), count)).collect())
+    }
+
+    /// The highest value of a bucket.
+    fn highest(bucket: usize) -> u64 {
+        let shift = (bucket / HALF).saturating_sub(1);
+        (((bucket - shift * HALF + 1) as u64) << shift) - 1
+    }
+}
+
 /// The filled buckets: (a value in the bucket, in ns; count).
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Buckets(Vec<(u64, u64)>);
 
 impl Latencies {
@@ -92,6 +142,32 @@ fn ms(ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_tally_has_the_buckets_of_a_histogram(values in prop::collection::vec((any::<u64>(), 0..64_u32), 1..50)) {
+            let (mut histogram, mut tally) = (Latencies::default(), Tally::default());
+            for (bits, shift) in values {
+                let ns = (bits >> shift).min(NS_MAX);
+                for ns in [ns, ns.next_power_of_two(), ns.next_power_of_two() - 1] {
+                    histogram.record(ns.min(NS_MAX));
+                    tally.record(ns);
+                }
+            }
+            prop_assert_eq!(tally.to_buckets(), histogram.to_buckets());
+        }
+    }
+
+    #[test]
+    fn what_takes_longer_than_an_hour_is_tallied_as_an_hour() {
+        let (mut histogram, mut tally) = (Latencies::default(), Tally::default());
+        histogram.record(NS_MAX);
+        tally.record(u64::MAX);
+        assert_eq!(tally.to_buckets(), histogram.to_buckets());
+    }
 
     #[test]
     fn merging_buckets_equals_recording_in_one_place() {

@@ -1,7 +1,8 @@
 //! Everything that arrived on a group of streams of one worker.
 //!
 //! A block goes to the checks, the order hash and the histograms, or it is a control event. Nothing
-//! is kept of it, and nothing is allocated for it. What was seen is judged in [`super::lives`].
+//! is kept of it but a header for the [`Decoder`], and nothing is allocated for it. What was seen is
+//! judged in [`super::lives`].
 
 use checker::{Ledger, OrderHash};
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use super::choice::Choice;
 use super::conn::Block;
 use super::lives::Past;
 use super::protocol::{Counts, WorkerPlan};
-use crate::latency::Latencies;
+use crate::latency::Tally;
 use crate::payload::{self, Decoder, PREFIX};
 
 /// More notes of last arrivals are not kept, whatever numbers arrive.
@@ -49,10 +50,10 @@ pub(super) struct Seen {
     pub(super) received: u64,
     pub(super) received_at_ns: u64,
     pub(super) latency_max_ns: u64,
-    pub(super) publish_to_receive: Latencies,
-    pub(super) intended_to_receive: Latencies,
+    pub(super) publish_to_receive: Tally,
+    pub(super) intended_to_receive: Tally,
     /// Of events sent at `calm_from_ns` or later; `u64::MAX` while there are none.
-    pub(super) calm_to_receive: Latencies,
+    pub(super) calm_to_receive: Tally,
     pub(super) calm_from_ns: u64,
     last_stride: u64,
     /// Per slot, every `last_stride`-th number: when it last arrived, and how often it did.
@@ -91,9 +92,9 @@ impl Seen {
             received: 0,
             received_at_ns: 0,
             latency_max_ns: 0,
-            publish_to_receive: Latencies::default(),
-            intended_to_receive: Latencies::default(),
-            calm_to_receive: Latencies::default(),
+            publish_to_receive: Tally::default(),
+            intended_to_receive: Tally::default(),
+            calm_to_receive: Tally::default(),
             calm_from_ns: u64::MAX,
             last_stride: plan.last_stride,
             last: vec![Vec::new(); topics * plan.publishers],
