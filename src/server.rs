@@ -114,7 +114,7 @@ struct ShardSetup {
 }
 
 /// Runs a node until a signal ends it. `feed` adds the demo's feed; `say` is given the lines that
-/// tell where the node is, once it can be reached.
+/// tell where the node is, once it can be reached; `give_back_memory` is called by each shard when it has time.
 ///
 /// # Errors
 /// When it cannot start, or a shard has failed.

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Launch, Node, PATIENCE, Stream, Wire, wait_until};
+use crate::common::{Launch, Node, PATIENCE, Stream, Wire, post, wait_until};
 
 /// The most that a waiting stream may add to the server's memory, in bytes.
 const WAITING_BYTES_MAX: f64 = 1024.0;
@@ -81,4 +81,25 @@ fn what_many_requests_at_once_took_is_given_back() {
     let mut streams: Vec<Stream> = wires.into_iter().map(Stream::answered).collect();
     streams.iter_mut().for_each(|stream| drop(stream.expect_open()));
     wait_until("the memory to be given back", || node.server.anonymous_bytes() < before + COUNT * EACH_MAX);
+}
+
+/// Logs are freed by a timer, when nobody has followed their topics for a while.
+#[test]
+fn what_logs_took_is_given_back_when_all_have_left() {
+    const TOPICS: usize = 16;
+    const EVENTS: usize = 1_000;
+    let node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
+    let query: Vec<String> = (0..TOPICS).map(|topic| format!("topic=t{topic}")).collect();
+    let before = node.server.anonymous_bytes();
+    let stream = Stream::open(&node.server, &query.join("&"));
+    for topic in 0..TOPICS {
+        let event = format!(r#"{{"topic":"t{topic}","data":"{}"}}"#, "x".repeat(400));
+        let body = format!("[{}]", vec![event; EVENTS].join(","));
+        assert_eq!(post(node.server.public, "/publish", body.as_bytes()).status(), 200);
+    }
+    node.server.wait_metric("fanwheel_events_received_total", (TOPICS * EVENTS) as f64);
+    let full = node.server.anonymous_bytes();
+    assert!(full > before + TOPICS * EVENTS * 800, "the logs hold {} bytes", full - before);
+    drop(stream);
+    wait_until("the memory to be given back", || node.server.anonymous_bytes() < before + (full - before) / 4);
 }

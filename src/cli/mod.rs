@@ -41,7 +41,7 @@ enum Verb {
 /// Wrong usage or configuration.
 const EXIT_USAGE: u8 = 2;
 
-/// Runs what the command line says.
+/// Runs what the command line says. `give_back_memory` is called by the threads of a node when they have time.
 #[must_use]
 pub fn run(give_back_memory: fn()) -> ExitCode {
     let (flags, demo) = match Command::parse().verb {

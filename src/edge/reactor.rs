@@ -71,9 +71,10 @@ impl Reactor {
     /// # Errors
     /// When epoll fails, which it does not on descriptors of its own.
     pub fn poll(&mut self) -> io::Result<impl Iterator<Item = (ConnId, Happened)> + '_> {
-        match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
+        while let Err(error) = self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
         }
         Ok(self.events.iter().flat_map(|event| {
             let id = Key::unpack(event.token().0 as u64);

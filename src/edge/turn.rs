@@ -4,7 +4,7 @@
 //!  timers → newcomers → inbox (a portion) → wishes → sweep (a slice) → sockets → calls → yield
 //! ```
 //!
-//! Between two slices the runtime runs accepts, requests and Redis; when a turn has left nothing to do,
+//! Between two slices the runtime runs accepts, requests and Redis (after eight turns at the latest); when a turn has left nothing to do,
 //! the shard rests until its inbox, a socket, a newcomer or the next timer wakes it.
 //!
 //! When the node stops, the shard asks its streams to leave and turns on until all have left and all
@@ -30,10 +30,11 @@ use crate::engine::{CloseReason, Confirmation, ConnId, Inbound, Ingested, Intere
 
 /// Calls answered per turn.
 const CALLS_PER_TURN: usize = 64;
-/// So many turns may follow one another without a look at what else the runtime has to do.
+/// So many turns follow one another at most without the runtime: a shard that others keep waking may
+/// find its rest over as soon as it begins.
 const TURNS_PER_YIELD: u64 = 8;
 
-/// From the first thing a shard does after it has given back memory until it does so again. 5 s
+/// From the first thing a shard does after it has given back memory until it does so again. 5 s.
 const GIVE_BACK_TICKS: u32 = 50;
 
 /// The last part of a drain in which nobody is asked any more.
@@ -46,6 +47,7 @@ pub struct Turn {
     shard: Shard<Port>,
     ports: Ports,
     reactor: AsyncFd<Reactor>,
+    /// Empty between turns.
     happened: Vec<(ConnId, Happened)>,
     inbox: Arc<Mailbox<Inbound>>,
     /// A message that could not be taken yet.
@@ -223,13 +225,12 @@ impl Turn {
     /// Does what sockets ask for. True exactly when one did.
     fn poll_sockets(&mut self) -> bool {
         let mut happened = std::mem::take(&mut self.happened);
-        // Asked of the runtime, which has looked between the turns: no system call where nothing happened.
+        // Asked of the runtime, which looks when it has its turn: no system call where nothing happened.
         // It forgets only after a look that found nothing: what happens between the look and the
         // forgetting sets it anew.
         let looked = self.reactor.try_io_mut(tokio::io::Interest::READABLE, |reactor| {
-            let before = happened.len();
             happened.extend(reactor.poll()?);
-            if happened.len() == before { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            if happened.is_empty() { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         if let Err(error) = looked
             && error.kind() != ErrorKind::WouldBlock
@@ -260,17 +261,15 @@ impl Turn {
         }
     }
 
-    /// Answers what was asked. True exactly when something was.
+    /// Answers what was asked. True exactly when there may be more.
     fn answer_calls(&mut self) -> bool {
-        let mut any = false;
         for _ in 0..CALLS_PER_TURN {
             let Some(Taken::Message(call)) = self.calls.take() else {
-                break;
+                return false;
             };
-            any = true;
             self.answer(call);
         }
-        any
+        true
     }
 
     /// An asker that has gone away does not need the answer.
@@ -299,7 +298,7 @@ impl Turn {
     /// Waits until there is something to do.
     async fn rest(&mut self) {
         if !self.inbox.arm() || !self.calls.arm() {
-            return;
+            return tokio::task::yield_now().await;
         }
         let now = self.clock.now_tick();
         if self.give_back_due.take_if(|due| *due <= now).is_some() {
@@ -319,8 +318,8 @@ impl Turn {
             () = self.wake.notified() => {}
             // The next turn looks what it is.
             _ = self.reactor.readable_mut() => {}
-            () = timer => return,
+            () = timer => {}
         }
-        self.give_back_due.get_or_insert(now + GIVE_BACK_TICKS);
+        self.give_back_due.get_or_insert(self.clock.now_tick() + GIVE_BACK_TICKS);
     }
 }

@@ -78,14 +78,8 @@ impl Many {
 
     /// Topics followed.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.topics.len()
-    }
-
-    /// True exactly when no topic is followed, which is never.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.topics.is_empty()
     }
 
     /// Topics' slots and subscriptions.

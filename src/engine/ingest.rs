@@ -209,7 +209,7 @@ impl<P> Shard<P> {
         }
         for slot in 0..self.conns.slots() {
             let Some(id) = self.conns.key_at(slot) else { continue };
-            let topics = self.many.get(&slot).map_or(1, Many::len);
+            let topics = self.many.get(&slot).map_or(1, Many::count);
             let conn = self.conns.at(slot).expect("just found");
             if !conn.owes.has(Owes::UNAVAILABLE) {
                 conn.waiting = u8::try_from(topics).expect("bounded by TOPICS_PER_STREAM_MAX");

@@ -219,7 +219,9 @@ impl Registry {
     /// The number of the newest event of the topic in `slot`, or of its floor.
     #[must_use]
     pub fn newest(&self, slot: u32) -> Seq {
-        self.newest[slot as usize]
+        let newest = self.newest[slot as usize];
+        debug_assert_eq!(self.topics.get(self.key_at(slot)).map(|topic| topic.log.last_seq()), Some(newest));
+        newest
     }
 
     /// Removes a topic nobody follows.
@@ -341,12 +343,15 @@ mod tests {
         fn names_find_their_topics(steps in proptest::collection::vec((0..20u8, any::<bool>()), 0..200)) {
             let mut registry = Registry::default();
             let mut twin: Vec<(u8, Key)> = Vec::new();
+            let mut seq = 0;
             for (n, add) in steps {
                 let name = Topic::parse(&format!("t.{n}")).expect("a topic");
                 let known = twin.iter().position(|(other, _)| *other == n);
                 prop_assert_eq!(registry.find(&name), known.map(|at| twin[at].1));
+                seq += 1;
                 match known {
-                    None if add => twin.push((n, registry.add(name, &Classes::default(), 0))),
+                    None if add => twin.push((n, registry.add(name, &Classes::default(), seq))),
+                    Some(at) if add => registry.drop_log(twin[at].1.slot, seq),
                     Some(at) if !add => {
                         let (_, key) = twin.remove(at);
                         registry.remove(key);
@@ -356,6 +361,9 @@ mod tests {
                 }
                 prop_assert_eq!(registry.len(), twin.len());
                 prop_assert_eq!(registry.keys().count(), twin.len());
+                for (_, key) in &twin {
+                    prop_assert_eq!(registry.newest(key.slot), registry.at(key.slot).log.last_seq());
+                }
             }
         }
     }
