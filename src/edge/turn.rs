@@ -4,8 +4,9 @@
 //!  timers → newcomers → inbox (a portion) → wishes → sweep (a slice) → sockets → calls → yield
 //! ```
 //!
-//! Between two slices the runtime runs accepts, requests and Redis (after eight turns at the latest); when a turn has left nothing to do,
-//! the shard rests until its inbox, a socket, a newcomer or the next timer wakes it.
+//! Between two slices, or after eight at the latest, the runtime runs accepts, requests and Redis; when
+//! a turn has left nothing to do, the shard rests until its inbox, a socket, a newcomer or the next
+//! timer wakes it.
 //!
 //! When the node stops, the shard asks its streams to leave and turns on until all have left and all
 //! requests are answered, or the time for it is up.

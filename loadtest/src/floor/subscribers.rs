@@ -11,27 +11,15 @@ pub(super) fn worker_plans(plan: &FloorPlan, target: &Target, run: u32, note_str
     let worker = |index| {
         let part = |total| spread::share(total, index, plan.processes);
         WorkerPlan {
-            target: target.clone(),
-            dialect: dialect(),
-            readers: part(plan.streams),
-            slow: 0,
-            stalled: 0,
-            slow_bytes_per_s: 1,
-            receive_buffer_bytes: None,
-            first_stream: 0,
-            sources: Vec::new(),
             ramp: plan.ramp / plan.processes as f64,
             opening_max: part(plan.opening_max).max(1),
             run,
             topics: topics.clone(),
             topics_per_stream: 1,
-            publishers: 1,
             payload: plan.payload,
             last_stride: note_stride,
-            calm_after_ns: None,
-            disturbance: None,
-            reconnects: false,
             settle_ns: plan.settle.as_nanos() as u64,
+            ..WorkerPlan::undisturbed(target.clone(), dialect(), part(plan.streams))
         }
     };
     let mut workers: Vec<WorkerPlan> = (0..plan.processes).map(worker).collect();

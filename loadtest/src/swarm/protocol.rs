@@ -246,9 +246,15 @@ impl WorkerPlan {
     /// Of so many readers, for tests.
     #[cfg(test)]
     pub(crate) fn sample(readers: usize) -> Self {
+        let target = Target { addr: ([127, 0, 0, 1], 80).into(), authority: String::new() };
+        Self::undisturbed(target, Dialect::fanwheel(), readers)
+    }
+
+    /// Readers that connect one by one, read to the end, and follow no topic yet.
+    pub(crate) fn undisturbed(target: Target, dialect: Dialect, readers: usize) -> Self {
         Self {
-            target: Target { addr: ([127, 0, 0, 1], 80).into(), authority: String::new() },
-            dialect: Dialect::fanwheel(),
+            target,
+            dialect,
             readers,
             slow: 0,
             stalled: 0,
