@@ -172,3 +172,21 @@ fn readers_that_never_read_do_not_grow_the_node_beyond_its_budget() {
     let closed = node.server.metric("fanwheel_connections_closed_total{reason=\"budget\"}");
     assert!((blocked + closed - 20.0).abs() < f64::EPSILON, "{blocked} are blocked, {closed} were closed");
 }
+
+/// Nothing wakes the shard but the socket: no event comes, nobody asks.
+#[test]
+fn a_blocked_reader_that_reads_again_is_served_without_waiting_for_anything_else() {
+    const AT_ONCE: Duration = Duration::from_secs(3);
+    let node = Node::embedded_as(Launch::serve().flag("--shards", "1"));
+    let mut slow = Stream::open_on(Wire::connect_narrow(node.server.public), "topic=t");
+    let end = publish_until_blocked(&node, "t") + 20;
+    for next in end - 20..end {
+        node.post("t", numbered(next));
+    }
+    let since = Instant::now();
+    for next in 0..end {
+        assert_eq!(number(&slow.next_data()), next);
+    }
+    // What a shard does by itself, it does at most every five seconds.
+    assert!(since.elapsed() < AT_ONCE, "{:?}", since.elapsed());
+}
