@@ -27,8 +27,8 @@ pub struct Event {
     pub key: Option<Box<str>>,
     /// Valid UTF-8, at most [`EVENT_BYTES_MAX`] bytes.
     pub data: Bytes,
-    /// The place in the topic's history; `None` exactly on live topics.
-    pub id: Option<EventId>,
+    /// Where it stands in the history; `None` exactly on live topics.
+    pub stored: Option<Stored>,
     /// When this node received it, in µs of its monotonic clock.
     pub received_us: u64,
 }
@@ -87,21 +87,117 @@ impl EventName {
     }
 }
 
-/// A place in the history of durable topics, `<ms>-<n>-<tag>`. Live events have none.
+/// An event's place in the history of its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventId {
-    /// Milliseconds of the history's own clock.
+pub struct Stored {
+    /// Its id.
+    pub id: EventId,
+    /// The number of the topic's event before it, or the highest that may have been: what shows whether one is missing.
+    pub prev: Stamp,
+}
+
+/// A number of the history's own clock, `<ms>-<n>`: unique and growing over all topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Stamp {
+    /// Milliseconds.
     pub ms: u64,
     /// Counts events of one millisecond.
     pub n: u64,
-    /// Names the incarnation of the history; four characters of visible ASCII.
-    pub tag: [u8; 4],
+}
+
+/// Names an incarnation of the history: four letters or digits, drawn at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tag([u8; 4]);
+
+/// A position in the history, `<ms>-<n>-<tag>`: what a client is given as an event's id.
+///
+/// A number alone would not do: a history that was lost and begun anew, or fell back behind what was read of it,
+/// gives numbers again that mean something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EventId {
+    /// The number.
+    pub stamp: Stamp,
+    /// The incarnation it was given in.
+    pub tag: Tag,
+}
+
+/// Digits in each part of a number: what a double still holds exactly, and no clock reaches.
+const STAMP_DIGITS_MAX: usize = 15;
+
+impl Stamp {
+    /// Before every event.
+    pub const ZERO: Stamp = Stamp { ms: 0, n: 0 };
+    /// After every event that can be written down.
+    pub const MAX: Stamp = Stamp { ms: 999_999_999_999_999, n: 999_999_999_999_999 };
+
+    /// Reads `<ms>-<n>`; nothing else is a number.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Stamp> {
+        let (ms, n) = text.split_once('-')?;
+        Some(Stamp { ms: digits(ms)?, n: digits(n)? })
+    }
+
+    /// The number before it: nothing lies between them.
+    #[must_use]
+    pub fn before(self) -> Stamp {
+        match (self.ms, self.n) {
+            (0, 0) => Stamp::ZERO,
+            (ms, 0) => Stamp { ms: ms - 1, n: Stamp::MAX.n },
+            (ms, n) => Stamp { ms, n: n - 1 },
+        }
+    }
+
+    /// The number an event gets that is published `now` (ms since 1970) after this one.
+    #[must_use]
+    pub fn next(self, now: u64) -> Stamp {
+        if now > self.ms { Stamp { ms: now, n: 0 } } else { Stamp { ms: self.ms, n: self.n + 1 } }
+    }
+}
+
+impl Tag {
+    /// Reads four letters or digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Tag> {
+        let tag: [u8; 4] = text.as_bytes().try_into().ok()?;
+        tag.iter().all(u8::is_ascii_alphanumeric).then_some(Tag(tag))
+    }
+
+    /// A new one.
+    #[must_use]
+    pub fn draw(rng: &mut fastrand::Rng) -> Tag {
+        Tag(std::array::from_fn(|_| rng.alphanumeric() as u8))
+    }
+}
+
+impl EventId {
+    /// Reads `<ms>-<n>-<tag>`; nothing else is an id.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<EventId> {
+        let (stamp, tag) = text.rsplit_once('-')?;
+        Some(EventId { stamp: Stamp::parse(stamp)?, tag: Tag::parse(tag)? })
+    }
+}
+
+fn digits(text: &str) -> Option<u64> {
+    let fits = (1..=STAMP_DIGITS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    fits.then(|| text.parse().ok()).flatten()
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.n)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|&byte| fmt::Write::write_char(f, char::from(byte)))
+    }
 }
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-", self.ms, self.n)?;
-        self.tag.iter().try_for_each(|&byte| fmt::Write::write_char(f, char::from(byte)))
+        write!(f, "{}-{}", self.stamp, self.tag)
     }
 }
 
@@ -121,8 +217,24 @@ mod tests {
     }
 
     #[test]
-    fn ids_print_as_they_go_over_the_wire() {
-        let id = EventId { ms: 1_789_900_000_000, n: 7, tag: *b"k3Zq" };
+    fn ids_are_read_as_they_are_written_and_nothing_else_is_one() {
+        let stamp = Stamp { ms: 1_789_900_000_000, n: 7 };
+        let id = EventId { stamp, tag: Tag(*b"k3Zq") };
         assert_eq!(id.to_string(), "1789900000000-7-k3Zq");
+        assert_eq!(EventId::parse("1789900000000-7-k3Zq"), Some(id));
+        for bad in ["", "1-2", "1-2-abc", "1-2-abcde", "1-2-ab-d", "-1-2-abcd", "1--abcd", "+1-2-abcd", "1-2-ab d"] {
+            assert_eq!(EventId::parse(bad), None, "{bad}");
+        }
+        assert_eq!(EventId::parse("1234567890123456-0-abcd"), None, "more than a double holds");
+        assert_eq!(Stamp::parse("0-0"), Some(Stamp::ZERO));
+    }
+
+    #[test]
+    fn numbers_grow_and_nothing_lies_before_the_next() {
+        let at = |ms, n| Stamp { ms, n };
+        assert_eq!([at(5, 3).next(4), at(5, 3).next(5), at(5, 3).next(6)], [at(5, 4), at(5, 4), at(6, 0)]);
+        assert_eq!(at(5, 3).before(), at(5, 2));
+        assert!(at(4, 99) < at(5, 0).before() && at(5, 0).before() < at(5, 0));
+        assert_eq!(Stamp::ZERO.before(), Stamp::ZERO);
     }
 }

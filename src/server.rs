@@ -38,8 +38,9 @@ use crate::edge::http::pages::Pages;
 use crate::edge::turn::{Turn, TurnParts};
 use crate::edge::{DESCRIPTOR_RESERVE, listener};
 use crate::engine::mailbox::{Mailbox, MailboxLimits};
+use crate::engine::policy::READS_MAX;
 use crate::engine::wheel::TICK_MS;
-use crate::engine::{Inbound, Interest, Publish, Shard};
+use crate::engine::{Answered, Archive, Inbound, Interest, Publish, Shard};
 use crate::event::Event;
 use crate::feed::{self, Feed};
 use crate::metrics::SourceCounters;
@@ -101,6 +102,7 @@ struct ShardSetup {
     inboxes: Vec<Arc<Mailbox<Inbound>>>,
     wake: Arc<Notify>,
     calls: Arc<Mailbox<Call>>,
+    answers: Vec<Arc<Mailbox<Answered>>>,
     peers: Peers,
     admissions: Arc<Admissions>,
     pages: Option<Pages>,
@@ -190,6 +192,8 @@ fn set_up(
     let inboxes: Vec<_> = wakes.iter().map(|wake| mailbox(MailboxLimits::default(), wake)).collect();
     let call_limits = MailboxLimits { messages_max: CALLS_MAX, bytes_max: CALLS_MAX };
     let calls: Vec<_> = wakes.iter().map(|wake| mailbox(call_limits, wake)).collect();
+    let answer_limits = MailboxLimits { messages_max: READS_MAX, bytes_max: READS_MAX };
+    let answers: Vec<_> = wakes.iter().map(|wake| mailbox(answer_limits, wake)).collect();
     let peers = Peers(calls.clone().into());
     let counters: Vec<Arc<SourceCounters>> = wakes.iter().map(|_| Arc::default()).collect();
     let mut sequencer = redis.is_none().then(|| Sequencer::new(inboxes.clone(), Arc::clone(&counters[0])));
@@ -219,6 +223,7 @@ fn set_up(
             inboxes: inboxes.clone(),
             wake,
             calls,
+            answers: answers.clone(),
             peers: peers.clone(),
             admissions: Arc::clone(&admissions),
             pages: pages.clone(),
@@ -261,12 +266,14 @@ fn run_shard(setup: ShardSetup, give_back_memory: fn()) -> io::Result<()> {
     let ended = runtime.block_on(async move {
         let mut needed = JoinSet::new();
         let inbox = Arc::clone(&setup.inboxes[setup.index]);
-        let (publish, interest) = source(&setup, &inbox, &mut needed);
+        let (publish, archive, interest) = source(&setup, &inbox, &mut needed);
         if setup.feed {
             tokio::task::spawn_local(run_feed(Rc::clone(&publish), setup.clock));
         }
         let desk = Rc::new(Desk::new(Node {
             publish,
+            archive,
+            classes: setup.config.limits.classes.clone(),
             peers: setup.peers,
             admissions: setup.admissions,
             topics_per_stream_max: setup.config.topics_per_stream_max,
@@ -288,6 +295,7 @@ fn run_shard(setup: ShardSetup, give_back_memory: fn()) -> io::Result<()> {
             shard,
             inbox,
             calls: setup.calls,
+            answers: Arc::clone(&setup.answers[setup.index]),
             interest,
             desk: Rc::clone(&desk),
             wake,
@@ -312,10 +320,10 @@ fn source(
     setup: &ShardSetup,
     inbox: &Arc<Mailbox<Inbound>>,
     needed: &mut JoinSet<()>,
-) -> (Rc<dyn Publish>, Box<dyn Interest>) {
+) -> (Rc<dyn Publish>, Rc<dyn Archive>, Box<dyn Interest>) {
     match (&setup.redis, &setup.handle) {
         (Some(redis), _) => from_redis(setup, redis.clone(), inbox, needed),
-        (None, Some(handle)) => (Rc::new(handle.clone()), Box::new(handle.clone())),
+        (None, Some(handle)) => (Rc::new(handle.clone()), Rc::new(handle.clone()), Box::new(handle.clone())),
         (None, None) => unreachable!("a node without Redis has a sequencer"),
     }
 }
@@ -325,14 +333,14 @@ fn from_redis(
     redis: RedisConfig,
     inbox: &Arc<Mailbox<Inbound>>,
     needed: &mut JoinSet<()>,
-) -> (Rc<dyn Publish>, Box<dyn Interest>) {
+) -> (Rc<dyn Publish>, Rc<dyn Archive>, Box<dyn Interest>) {
     let counters = Arc::clone(&setup.counters[setup.index]);
     let publisher = Publisher::new(redis.clone());
     let inbox = Arc::clone(inbox);
     let subscriber = Subscriber::new(setup.index, redis, inbox, counters, setup.clock, publisher.clone());
     let wishes = subscriber.wishes();
     needed.spawn_local(subscriber.run());
-    (Rc::new(publisher), Box::new(wishes))
+    (Rc::new(publisher.clone()), Rc::new(publisher), Box::new(wishes))
 }
 
 /// Publishes quotes until the node stops.
@@ -351,11 +359,11 @@ async fn run_feed(publish: Rc<dyn Publish>, clock: Clock) {
                 name: None,
                 key: None,
                 data: Bytes::from(quote.data),
-                id: None,
+                stored: None,
                 received_us: clock.now_us(),
             };
             // A quote that is not accepted is followed by another within half a second.
-            let _ = publish.publish(event).await;
+            let _ = publish.publish(event.into()).await;
         }
     }
 }

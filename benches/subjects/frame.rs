@@ -25,5 +25,5 @@ pub(crate) fn topics() -> Vec<Topic> {
 
 fn event(data: Vec<u8>) -> Event {
     let topic = Topic::parse("bench").unwrap();
-    Event { topic, name: None, key: None, data: Bytes::from(data), id: None, received_us: 0 }
+    Event { topic, name: None, key: None, data: Bytes::from(data), stored: None, received_us: 0 }
 }

@@ -40,6 +40,7 @@ impl Full {
 /// A frame that nobody has encoded.
 pub(crate) fn frame(budget: &ByteBudget) -> Rc<Frame> {
     let topic = Topic::parse("bench").unwrap();
-    let event = Event { topic, name: None, key: None, data: Bytes::from(vec![b'x'; 120]), id: None, received_us: 0 };
+    let event =
+        Event { topic, name: None, key: None, data: Bytes::from(vec![b'x'; 120]), stored: None, received_us: 0 };
     Rc::new(Frame::new(Arc::new(event), budget))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanwheel::engine::policy::{Limits, SLICE_SENDS};
-use fanwheel::engine::{CloseReason, ConnId, Inbound, Ingested, Sent, Shard, Sink, Wish};
+use fanwheel::engine::{CloseReason, ConnId, Inbound, Ingested, Joining, Position, Sent, Shard, Sink, Wish};
 use fanwheel::event::Event;
 use fanwheel::frame::WireForm;
 use fanwheel::topic::Topic;
@@ -63,7 +63,8 @@ impl Audience {
         ingest(&mut shard, Inbound::Connected(1));
         for stream in 0..streams {
             let topics: Vec<Topic> = topics_of(stream).into_iter().map(|topic| topics[topic].clone()).collect();
-            shard.join(&mut Everything, (), &topics, WireForm::SseChunked, b"").expect("it joins");
+            let joining = Joining { topics: &topics, position: Position::Now, form: WireForm::SseChunked, head: b"" };
+            shard.join(&mut Everything, (), &joining).expect("it joins");
         }
         for wish in shard.take_wishes() {
             if let Wish::Subscribe(topic) = wish {
@@ -74,7 +75,7 @@ impl Audience {
         assert_eq!(shard.counters().opened, streams as u64);
         let events = topics.into_iter().map(|topic| {
             let data = Bytes::from(vec![b'x'; 120]);
-            Arc::new(Event { topic, name: None, key: None, data, id: None, received_us: 0 })
+            Arc::new(Event { topic, name: None, key: None, data, stored: None, received_us: 0 })
         });
         Audience { shard, events: events.collect() }
     }

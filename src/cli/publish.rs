@@ -57,7 +57,7 @@ pub(super) fn run(flags: Flags) -> Result<(), Failure> {
         match way {
             Way::Node(node, ask) => by_node(&node, ask.carrying(data)).await,
             Way::Redis(redis) => {
-                by_redis(redis, Event { topic, name, key: None, data, id: None, received_us: 0 }).await
+                by_redis(redis, Event { topic, name, key: None, data, stored: None, received_us: 0 }).await
             }
         }
     })?;
@@ -147,7 +147,7 @@ async fn by_redis(redis: RedisConfig, event: Event) -> Result<String, Failure> {
         return Err(Failure::Failed(format!("cannot reach {}: {why}", redis.shown)));
     }
     let topic = serde_json::Value::from(event.topic.as_str());
-    Publisher::new(redis).publish(event).await.map_err(|error| failed(&error))?;
+    Publisher::new(redis).publish(event.into()).await.map_err(|error| failed(&error))?;
     // As a node would answer.
     Ok(format!("{{\"topic\":{topic},\"id\":null}}"))
 }

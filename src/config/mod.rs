@@ -16,7 +16,7 @@ use toml::de::DeValue;
 
 use crate::edge::http::cors::Origins;
 use crate::engine::log::LogLimits;
-use crate::engine::policy::{Class, Classes, Limits, Overflow};
+use crate::engine::policy::{Class, Classes, Kind, Limits, Overflow};
 use crate::engine::wheel::TICK_MS;
 use crate::topic::{Pattern, Topic};
 use file::{File, Place, Written};
@@ -249,7 +249,7 @@ fn class_of(keys: &Keys<'_>) -> (Pattern, Class) {
         "disconnect" => Overflow::Disconnect,
         _ => Overflow::Skip,
     };
-    (keys.of("pattern", pattern), Class { log, overflow })
+    (keys.of("pattern", pattern), Class { kind: Kind::Live, log, overflow })
 }
 
 fn available_cores() -> usize {

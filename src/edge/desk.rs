@@ -21,8 +21,8 @@ use crate::edge::http::cors::Verdict;
 use crate::edge::http::pages::Pages;
 use crate::edge::reactor::Happened;
 use crate::edge::stream::Pipe;
-use crate::engine::{ConnId, Publish, PublishError, Publishing};
-use crate::event::Event;
+use crate::engine::policy::Classes;
+use crate::engine::{Archive, ConnId, Position, Publication, Publish, PublishError, Publishing};
 use crate::frame::WireForm;
 use crate::shutdown::Stop;
 use crate::topic::Topic;
@@ -46,6 +46,10 @@ pub struct Desk {
 pub struct Node {
     /// Where publishes go.
     pub publish: Rc<dyn Publish>,
+    /// Where the past is read.
+    pub archive: Rc<dyn Archive>,
+    /// Which topics have a past.
+    pub classes: Classes,
     /// All shards, for questions about the node.
     pub peers: Peers,
     /// Connections of the node.
@@ -98,6 +102,8 @@ pub struct Wants {
     pub form: WireForm,
     /// Distinct. Empty exactly when the node is full and the stream is only told so.
     pub topics: Vec<Topic>,
+    /// From where it wants those that are durable.
+    pub position: Position,
     /// What CORS says of it.
     pub origin: Verdict,
 }
@@ -118,14 +124,14 @@ impl Desk {
     }
 
     /// Publishes an event, and counts what becomes of it.
-    pub fn publish(&self, event: Event) -> Publishing {
-        let publishing = self.node.publish.publish(event);
+    pub fn publish(&self, publication: Publication) -> Publishing {
+        let publishing = self.node.publish.publish(publication);
         let published = Rc::clone(&self.published);
         Box::pin(async move {
             let outcome = publishing.await;
             let index = match outcome {
                 Ok(_) => 0,
-                Err(PublishError::Refused(_)) => 1,
+                Err(PublishError::Refused(_) | PublishError::Conflict) => 1,
                 Err(PublishError::Unknown) => 2,
             };
             let mut counts = published.get();

@@ -1,7 +1,7 @@
 //! The turn: what one shard does, over and over, on its own thread.
 //!
 //! ```text
-//!  timers → newcomers → inbox (a portion) → wishes → sweep (a slice) → sockets → calls → yield
+//!  timers → newcomers → inbox (a portion) → answers → wishes → sweep (a slice) → sockets → calls → yield
 //! ```
 //!
 //! Between two slices, or after eight at the latest, the runtime runs accepts, requests and Redis; when
@@ -22,12 +22,12 @@ use tracing::error;
 
 use crate::clock::Clock;
 use crate::edge::calls::{Call, Report};
-use crate::edge::desk::{Arriving, Desk, Newcomer};
+use crate::edge::desk::{Arriving, Desk, Newcomer, Wants};
 use crate::edge::port::{Port, Ports};
 use crate::edge::reactor::{Happened, Reactor};
 use crate::engine::mailbox::{Mailbox, Taken};
 use crate::engine::policy::{PORTION, SLICE_SENDS};
-use crate::engine::{CloseReason, Confirmation, ConnId, Inbound, Ingested, Interest, Shard, Wish};
+use crate::engine::{Answered, CloseReason, Confirmation, ConnId, Inbound, Ingested, Interest, Joining, Shard, Wish};
 
 /// Calls answered per turn.
 const CALLS_PER_TURN: usize = 64;
@@ -54,6 +54,7 @@ pub struct Turn {
     /// A message that could not be taken yet.
     held: Option<Taken<Inbound>>,
     calls: Arc<Mailbox<Call>>,
+    answers: Arc<Mailbox<Answered>>,
     interest: Box<dyn Interest>,
     desk: Rc<Desk>,
     wake: Arc<Notify>,
@@ -77,6 +78,8 @@ pub struct TurnParts {
     pub inbox: Arc<Mailbox<Inbound>>,
     /// Where questions come in.
     pub calls: Arc<Mailbox<Call>>,
+    /// Where the source puts what was read.
+    pub answers: Arc<Mailbox<Answered>>,
     /// Where wishes go.
     pub interest: Box<dyn Interest>,
     /// Where newcomers come from.
@@ -97,7 +100,8 @@ impl Turn {
     /// # Errors
     /// When the kernel gives no epoll, or the runtime's own refuses it.
     pub fn new(parts: TurnParts) -> std::io::Result<Turn> {
-        let TurnParts { shard, inbox, calls, interest, desk, wake, clock, give_back_memory, drain_ticks } = parts;
+        let TurnParts { shard, inbox, calls, answers, interest, desk, wake, clock, give_back_memory, drain_ticks } =
+            parts;
         let (reactor, sockets) = Reactor::new()?;
         let ports = Ports::new(sockets, Arc::clone(&desk.node.admissions));
         let reactor = reactor.awaited()?;
@@ -109,6 +113,7 @@ impl Turn {
             inbox,
             held: None,
             calls,
+            answers,
             interest,
             desk,
             wake,
@@ -129,6 +134,7 @@ impl Turn {
             let mut has_more = self.shard.advance(&mut self.ports, self.clock.now_tick());
             self.take_newcomers();
             has_more |= self.take_inbound();
+            has_more |= self.take_answers();
             has_more |= self.pass_wishes();
             has_more |= self.shard.sweep(&mut self.ports, SLICE_SENDS);
             self.shard.note_written(self.clock.now_us());
@@ -174,9 +180,21 @@ impl Turn {
             if wants.topics.is_empty() {
                 self.shard.turn_away(&mut self.ports, port, wants.form, &wants.head, CloseReason::Limit);
             } else {
-                self.shard.join(&mut self.ports, port, &wants.topics, wants.form, &wants.head);
+                let Wants { head, form, topics, position, .. } = &wants;
+                let joining = Joining { topics, position: *position, form: *form, head };
+                self.shard.join(&mut self.ports, port, &joining);
             }
         }
+    }
+
+    /// Takes what was read. True exactly when there was something: it may lead to more.
+    fn take_answers(&mut self) -> bool {
+        let mut any = false;
+        while let Some(Taken::Message(answered)) = self.answers.take() {
+            self.shard.handle_answer(&mut self.ports, answered);
+            any = true;
+        }
+        any
     }
 
     /// Tells the source what the engine wants. True exactly when it wanted anything: what is confirmed at once
@@ -197,6 +215,9 @@ impl Turn {
                         self.shard.handle_unsubscribed(&topic);
                     }
                 }
+                Wish::Barrier => self.interest.barrier(),
+                Wish::Read(number, read) => self.interest.read(number, read),
+                Wish::MarkLossy(tag) => self.interest.mark_lossy(tag),
             }
         }
         any
@@ -298,7 +319,7 @@ impl Turn {
 
     /// Waits until there is something to do.
     async fn rest(&mut self) {
-        if !self.inbox.arm() || !self.calls.arm() {
+        if !self.inbox.arm() || !self.calls.arm() || !self.answers.arm() {
             return tokio::task::yield_now().await;
         }
         let now = self.clock.now_tick();

@@ -48,6 +48,7 @@ impl<P> Shard<P> {
             Inbound::Subscribed(topic) => self.handle_subscribed(&topic),
             Inbound::Unsubscribed(topic) => self.handle_unsubscribed(&topic),
             Inbound::Refused(topic) => self.handle_refused(&topic),
+            Inbound::Marker(_) | Inbound::Chain(_) => {}
         }
         Ingested::Done
     }

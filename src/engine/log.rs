@@ -174,7 +174,7 @@ mod tests {
             name: None,
             key: None,
             data: Bytes::from(vec![b'x'; size]),
-            id: None,
+            stored: None,
             received_us: 0,
         };
         Rc::new(Frame::new(Arc::new(event), budget))

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Time comes in as ticks of the [`wheel`], bytes go out through [`Sink`], events for the source go
-//! out through [`Publish`], and which topics the shard wants goes out through [`Interest`]. A
+//! out through [`Publish`], and what the shard wants of its source goes out through [`Interest`]. A
 //! simulator can run all of it, and does (`tests/simulation`).
 //!
 //! What always holds, for each connection:
@@ -24,6 +24,7 @@
 //! reader that is blocked for longer than its log reaches is skipped or disconnected, as its class says.
 
 pub mod conn;
+pub mod history;
 mod ingest;
 pub mod log;
 pub mod mailbox;
@@ -39,12 +40,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, Tag};
 use crate::topic::Topic;
 
 pub use conn::ConnId;
+pub use history::{Answer, Answered, Chain, Marker, Position, Read};
 pub use ingest::Ingested;
-pub use shard::{Counters, Gauges, Shard};
+pub use shard::{Counters, Gauges, Joining, Shard};
 
 /// Where bytes go. One call of `send` is one attempt; what is left stays the engine's business.
 pub trait Sink {
@@ -75,7 +77,22 @@ pub enum Sent {
 /// Where events go that a client publishes. Futures are driven by the shard's own thread.
 pub trait Publish {
     /// Publishes one event. What it resolves to is what the publisher is answered.
-    fn publish(&self, event: Event) -> Publishing;
+    fn publish(&self, publication: Publication) -> Publishing;
+}
+
+/// An event to be published.
+#[derive(Debug)]
+pub struct Publication {
+    /// The event, without its place in the history.
+    pub event: Event,
+    /// Names this publish, on durable topics: with the same key and the same event it is not stored again.
+    pub idempotency_key: Option<Box<str>>,
+}
+
+impl From<Event> for Publication {
+    fn from(event: Event) -> Publication {
+        Publication { event, idempotency_key: None }
+    }
 }
 
 /// A publish under way.
@@ -97,7 +114,19 @@ pub enum PublishError {
     /// Sent, but no answer came.
     #[error("it is not known whether the event was accepted")]
     Unknown,
+    /// Its idempotency key was used for another event, and it was not stored.
+    #[error("the idempotency key was used for another event on this topic")]
+    Conflict,
 }
+
+/// Where the past is read by whoever is not a stream.
+pub trait Archive {
+    /// Reads. Resolves to what was read, and the place in the history at which it was.
+    fn read(&self, read: Read) -> Reading;
+}
+
+/// A read under way. Fails with a sentence when the history cannot be reached.
+pub type Reading = Pin<Box<dyn Future<Output = Result<(Marker, Answer), &'static str>>>>;
 
 /// Which topics a shard wants from its source.
 pub trait Interest {
@@ -108,6 +137,12 @@ pub trait Interest {
     fn subscribe(&mut self, topic: &Topic) -> Confirmation;
     /// Asks for no more of them.
     fn unsubscribe(&mut self, topic: &Topic) -> Confirmation;
+    /// Asks for an [`Inbound::Marker`]. It may be lost with the connection, or where the inbox runs over.
+    fn barrier(&mut self);
+    /// Reads the past. Answered with an [`Answered`] of this number, however long that takes: reads outlive connections.
+    fn read(&mut self, number: u64, read: Read);
+    /// Tells all nodes that events beyond the fence of this incarnation were delivered, and are lost.
+    fn mark_lossy(&mut self, tag: Tag);
 }
 
 /// When a wish takes effect.
@@ -137,6 +172,10 @@ pub enum Inbound {
     Unsubscribed(Topic),
     /// A subscription is not allowed.
     Refused(Topic),
+    /// A place in the history; see [`Marker`].
+    Marker(Arc<Marker>),
+    /// The incarnations, of which one is now known to have lost something.
+    Chain(Arc<Chain>),
 }
 
 impl Inbound {
@@ -159,6 +198,12 @@ pub enum Wish {
     Subscribe(Topic),
     /// See [`Interest::unsubscribe`].
     Unsubscribe(Topic),
+    /// See [`Interest::barrier`].
+    Barrier,
+    /// See [`Interest::read`].
+    Read(u64, Read),
+    /// See [`Interest::mark_lossy`].
+    MarkLossy(Tag),
 }
 
 /// Why a connection was closed: the log field, the metric's label.

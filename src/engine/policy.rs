@@ -19,13 +19,53 @@ pub enum Overflow {
     Disconnect,
 }
 
+/// What is kept of a class's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// Nothing: at most once.
+    #[default]
+    Live,
+    /// A history, in which every event has a number.
+    Durable(Retention),
+}
+
+/// How much of a durable topic's history is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Events. Default 100,000.
+    pub events_max: usize,
+    /// Milliseconds, between an event's number and the newest. Default 24 h.
+    pub age_ms: u64,
+    /// Milliseconds for which an idempotency key is remembered. Default 2 min.
+    pub idempotency_ms: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { events_max: 100_000, age_ms: 24 * 3_600_000, idempotency_ms: 120_000 }
+    }
+}
+
 /// How the topics of one class behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Class {
+    /// Whether there is a history.
+    pub kind: Kind,
     /// Events and bytes each topic's log holds.
     pub log: LogLimits,
-    /// For readers slower than that.
+    /// For readers slower than that. Of a durable topic they are served from its history, or closed and come back.
     pub overflow: Overflow,
+}
+
+impl Class {
+    /// What is kept of its events, if anything.
+    #[must_use]
+    pub fn retention(&self) -> Option<Retention> {
+        match self.kind {
+            Kind::Live => None,
+            Kind::Durable(retention) => Some(retention),
+        }
+    }
 }
 
 /// The classes, in the order they are tried.
@@ -100,6 +140,8 @@ pub const PORTION: usize = 256;
 pub const STALL_BYTES_MIN: usize = 4 << 10;
 /// Timers handled between two slices.
 pub const TIMERS_PER_TURN: usize = 256;
+/// Reads of the past a shard has under way at most. The mailbox for their answers is never full.
+pub const READS_MAX: usize = 32;
 /// Jitter of heartbeats, in percent to either side: keeps streams opened together from beating together.
 pub const HEARTBEAT_JITTER_PERCENT: u32 = 20;
 /// What `retry:` is drawn from, in ms, on a stream's first block.
@@ -117,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_first_class_that_matches_wins() {
-        let class = |events_max| Class { log: LogLimits { events_max, bytes_max: 1 }, overflow: Overflow::Skip };
+        let class = |events_max| Class { log: LogLimits { events_max, bytes_max: 1 }, ..Class::default() };
         let pattern = |text| Pattern::parse(text).expect("a pattern");
         let classes = Classes(vec![(pattern("chat.vip"), class(1)), (pattern("chat.*"), class(2))]);
         let of = |name| classes.class_of(&Topic::parse(name).expect("a topic")).log.events_max;

@@ -16,7 +16,7 @@ use crate::engine::registry::{Registry, Subscription};
 use crate::engine::slab::{Key, Slab};
 use crate::engine::sweep::{Batch, Scratch};
 use crate::engine::wheel::Wheel;
-use crate::engine::{CloseReason, Sink, Wish};
+use crate::engine::{Answered, CloseReason, Position, Sink, Wish};
 use crate::frame::sse::{self, ResetReason};
 use crate::frame::{ByteBudget, WireForm};
 use crate::metrics::Histogram;
@@ -76,6 +76,19 @@ pub struct Gauges {
     pub source_connected: bool,
     /// Ticks since a subscription was last refused, if ever.
     pub refused_ticks: Option<u32>,
+}
+
+/// What a new connection wants.
+#[derive(Debug)]
+pub struct Joining<'a> {
+    /// Distinct, at least one, at most `TOPICS_PER_STREAM_MAX`.
+    pub topics: &'a [Topic],
+    /// From where it wants those that are durable.
+    pub position: Position,
+    /// How it wants its events.
+    pub form: WireForm,
+    /// What is written first.
+    pub head: &'a [u8],
 }
 
 /// An entry of the run queue.
@@ -185,19 +198,12 @@ impl<P> Shard<P> {
         }
     }
 
-    /// Takes a connection in. `head` is written at once, `fanwheel.open` as soon as every topic is
-    /// confirmed. `topics` are distinct, at least one, at most `TOPICS_PER_STREAM_MAX`.
+    /// Takes a connection in. Its head is written at once, `fanwheel.open` as soon as every topic is confirmed.
     ///
     /// Gives `None` when the connection was sent away at once: the shard follows as many topics as
     /// it may, or is draining, or the socket has failed.
-    pub fn join<S: Sink<Port = P>>(
-        &mut self,
-        sink: &mut S,
-        port: P,
-        topics: &[Topic],
-        form: WireForm,
-        head: &[u8],
-    ) -> Option<ConnId> {
+    pub fn join<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, joining: &Joining<'_>) -> Option<ConnId> {
+        let &Joining { topics, form, head, .. } = joining;
         debug_assert!(!topics.is_empty());
         if self.draining.is_some() {
             self.turn_away(sink, port, form, head, CloseReason::Shutdown);
@@ -314,6 +320,9 @@ impl<P> Shard<P> {
             self.counters.publish_to_write_us.record(now_us.saturating_sub(received_us));
         }
     }
+
+    /// Takes what was read of the past.
+    pub fn handle_answer<S: Sink<Port = P>>(&mut self, _sink: &mut S, _answered: Answered) {}
 
     /// The edge's handle of a connection.
     #[must_use]

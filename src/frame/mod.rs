@@ -125,7 +125,7 @@ mod tests {
             name: None,
             key: None,
             data: Bytes::from_static(b"hello"),
-            id: None,
+            stored: None,
             received_us: 0,
         });
         let log = Rc::new(Frame::new(event, &budget));

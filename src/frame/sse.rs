@@ -37,8 +37,8 @@ impl Chunk {
     #[must_use]
     pub fn encode(event: &Event) -> Chunk {
         let mut id = String::new();
-        if let Some(value) = event.id {
-            let _ = writeln!(id, "id: {value}");
+        if let Some(stored) = event.stored {
+            let _ = writeln!(id, "id: {}", stored.id);
         }
         let name = event.name.as_ref().map_or("", |name| name.as_str());
         let named = if name.is_empty() { 0 } else { "event: \n".len() + name.len() };
@@ -270,7 +270,7 @@ impl ChunkWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{EventId, EventName};
+    use crate::event::{EventId, EventName, Stamp, Stored};
     use proptest::prelude::*;
 
     fn event(name: Option<&str>, data: &[u8], id: Option<EventId>) -> Event {
@@ -279,7 +279,7 @@ mod tests {
             name: name.and_then(|name| EventName::parse(name).expect("a name")),
             key: None,
             data: Bytes::copy_from_slice(data),
-            id,
+            stored: id.map(|id| Stored { id, prev: Stamp::ZERO }),
             received_us: 0,
         }
     }
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn the_id_is_the_last_line() {
-        let id = EventId { ms: 5, n: 0, tag: *b"abcd" };
+        let id = EventId::parse("5-0-abcd").expect("an id");
         let chunk = Chunk::encode(&event(Some("e"), b"x", Some(id)));
         assert_eq!(chunk.plain(), b"event: e\ndata: x\nid: 5-0-abcd\n\n");
         assert_eq!(chunk.chunked(), b"1f\r\nevent: e\ndata: x\nid: 5-0-abcd\n\n\r\n".as_slice());

@@ -18,8 +18,10 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::engine::mailbox::{Mailbox, MailboxLimits, Taken};
-use crate::engine::{Confirmation, Inbound, Interest, Publish, PublishError, Published, Publishing};
-use crate::event::Event;
+use crate::engine::{
+    Archive, Confirmation, Inbound, Interest, Publication, Publish, PublishError, Published, Publishing, Read, Reading,
+};
+use crate::event::{Event, Tag};
 use crate::metrics::SourceCounters;
 use crate::topic::Topic;
 
@@ -88,7 +90,8 @@ impl Sequencer {
 }
 
 impl Publish for Handle {
-    fn publish(&self, event: Event) -> Publishing {
+    fn publish(&self, publication: Publication) -> Publishing {
+        let event = publication.event;
         let weight = event.weight();
         let outcome = match self.posted.offer(event, weight) {
             Ok(()) => Ok(Published { id: None }),
@@ -109,6 +112,18 @@ impl Interest for Handle {
     fn unsubscribe(&mut self, _topic: &Topic) -> Confirmation {
         Confirmation::Now
     }
+
+    fn barrier(&mut self) {}
+
+    fn read(&mut self, _number: u64, _read: Read) {}
+
+    fn mark_lossy(&mut self, _tag: Tag) {}
+}
+
+impl Archive for Handle {
+    fn read(&self, _read: Read) -> Reading {
+        Box::pin(std::future::ready(Err("there is no history")))
+    }
 }
 
 #[cfg(test)]
@@ -122,7 +137,7 @@ mod tests {
             name: None,
             key: None,
             data: Bytes::from(data),
-            id: None,
+            stored: None,
             received_us: 0,
         }
     }
@@ -139,7 +154,7 @@ mod tests {
         let (a, b) = (sequencer.handle(), sequencer.handle());
         for n in 0..20 {
             let handle = if n % 3 == 0 { &a } else { &b };
-            handle.publish(event(n.to_string())).await.expect("room");
+            handle.publish(event(n.to_string()).into()).await.expect("room");
         }
         while sequencer.sequence() {}
         for inbox in inboxes {
@@ -159,9 +174,9 @@ mod tests {
         let handle = sequencer.handle();
         let max = MailboxLimits::default().messages_max;
         for n in 0..max {
-            handle.publish(event(n.to_string())).await.expect("room");
+            handle.publish(event(n.to_string()).into()).await.expect("room");
         }
-        let refused = handle.publish(event("one more".into())).await;
+        let refused = handle.publish(event("one more".into()).into()).await;
         assert!(matches!(refused, Err(PublishError::Refused(_))));
         while sequencer.sequence() {}
         let taken: Vec<bool> =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanwheel::engine::policy::Limits;
-use fanwheel::engine::{CloseReason, Inbound, Ingested, Shard, Wish};
+use fanwheel::engine::{CloseReason, Inbound, Ingested, Joining, Position, Shard, Wish};
 use fanwheel::event::Event;
 use fanwheel::frame::WireForm;
 use fanwheel::topic::Topic;
@@ -35,7 +35,8 @@ impl Stage {
         let number = self.sockets.all.len();
         self.sockets.all.push(Socket::new(WireForm::SsePlain, b"head", Taste::Everything, 0));
         let topics = [self.topic.clone()];
-        self.shard.join(&mut self.sockets, Port(number), &topics, WireForm::SsePlain, b"head").expect("it is let in");
+        let joining = Joining { topics: &topics, position: Position::Now, form: WireForm::SsePlain, head: b"head" };
+        self.shard.join(&mut self.sockets, Port(number), &joining).expect("it is let in");
         number
     }
 
@@ -46,7 +47,7 @@ impl Stage {
 
     fn publish(&mut self, text: &str) {
         let (topic, data) = (self.topic.clone(), Bytes::copy_from_slice(text.as_bytes()));
-        self.say(Inbound::Event(Arc::new(Event { topic, name: None, key: None, data, id: None, received_us: 0 })));
+        self.say(Inbound::Event(Arc::new(Event { topic, name: None, key: None, data, stored: None, received_us: 0 })));
     }
 
     /// What stream `number` got since the last call.

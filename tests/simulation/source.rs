@@ -114,7 +114,7 @@ impl Source {
                 self.subscribed.remove(&topic);
                 Inbound::Unsubscribed(topic)
             }
-            Wish::Renew(_) => unreachable!("it is not queued"),
+            other => unreachable!("{other:?} is not queued"),
         };
         if !self.overrun {
             self.inbox.push_back(Entry::Say(answer, None));
@@ -134,6 +134,6 @@ impl Source {
 fn topic_of(wish: &Wish) -> &Topic {
     match wish {
         Wish::Subscribe(topic) | Wish::Unsubscribe(topic) => topic,
-        Wish::Renew(_) => unreachable!("it is not queued"),
+        other => unreachable!("{other:?} is not queued"),
     }
 }

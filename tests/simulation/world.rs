@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanwheel::engine::policy::Limits;
-use fanwheel::engine::{CloseReason, ConnId, Inbound, Ingested, Shard, Wish};
+use fanwheel::engine::{CloseReason, ConnId, Inbound, Ingested, Joining, Position, Shard, Wish};
 use fanwheel::event::{Event, EventName};
 use fanwheel::frame::{FRAME_OVERHEAD, WireForm, sse};
 use fanwheel::topic::Topic;
@@ -233,7 +233,8 @@ impl World {
         let names: Vec<Topic> = topics.iter().map(|&topic| self.topics[topic].clone()).collect();
         self.begin(format_args!("join {at}: {topics:?} {form:?} {taste:?}"));
         self.readers.push(Reader::new(topics, self.sockets.moment));
-        let id = self.shard.join(&mut self.sockets, Port(at), &names, form, &head);
+        let joining = Joining { topics: &names, position: Position::Now, form, head: &head };
+        let id = self.shard.join(&mut self.sockets, Port(at), &joining);
         let socket = &self.sockets.all[at];
         assert_eq!(id.is_some(), socket.is_open());
         assert!(id.is_none() || id == socket.id);
@@ -279,7 +280,7 @@ impl World {
             name: EventName::parse(&name).unwrap(),
             key: None,
             data: Bytes::from(text.clone()),
-            id: None,
+            stored: None,
             received_us: 0,
         };
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -357,7 +358,7 @@ impl World {
                 }
             }
             Inbound::TooLarge(_) => self.history.take(number.expect("it was published"), Fate::TooLarge, now),
-            Inbound::Connected(_) => {}
+            Inbound::Connected(_) | Inbound::Marker(_) | Inbound::Chain(_) => {}
             Inbound::Disconnected => {
                 self.confirmed.fill(false);
                 self.disconnected = now;
@@ -586,7 +587,7 @@ impl World {
             }
             self.begin(format_args!("granted"));
             match wish {
-                Wish::Renew(_) => {}
+                Wish::Renew(_) | Wish::Barrier | Wish::Read(..) | Wish::MarkLossy(_) => {}
                 Wish::Subscribe(topic) => {
                     self.shard.handle_subscribed(&topic);
                     self.confirm(&topic, true);

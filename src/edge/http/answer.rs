@@ -60,6 +60,11 @@ impl Problem {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error)
     }
 
+    /// 422.
+    pub fn conflict(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error)
+    }
+
     /// 431.
     pub fn head_too_large(limit: usize) -> Problem {
         let error = format!("a request's head is at most {limit} bytes and {HEADERS_MAX} headers");

@@ -12,6 +12,7 @@ use crate::edge::desk::{Desk, Wants};
 use crate::edge::http::answer::Problem;
 use crate::edge::http::cors::Verdict;
 use crate::edge::http::{Outcome, body, fixed};
+use crate::engine::Position;
 use crate::frame::WireForm;
 use crate::frame::sse;
 use crate::topic::{Topic, TopicError};
@@ -40,7 +41,7 @@ pub async fn open(request: Request<Incoming>, desk: &Desk, admission: Admission)
     }
     let head = if is_http2 { sse::heartbeat(form).to_vec() } else { head(form, &origin, &desk.date()) };
     let topics = if admission == Admission::TurnedAway { Vec::new() } else { topics };
-    Ok(Outcome::Stream(Wants { head, form, topics, origin }))
+    Ok(Outcome::Stream(Wants { head, form, topics, position: Position::Now, origin }))
 }
 
 /// The stream's topics, each once. Other parameters are left to whoever put them there.

@@ -80,7 +80,7 @@ async fn publish(text: Bytes, mut share: Share, desk: &Desk) -> Result<Answer, P
     drop(text);
     rest(is_large).await;
     let topics: Vec<Topic> = events.iter().map(|event| event.topic.clone()).collect();
-    let under_way = events.into_iter().map(|event| desk.publish(event)).collect();
+    let under_way = events.into_iter().map(|event| desk.publish(event.into())).collect();
     let results = all(under_way).await;
     let outcomes: Vec<Outcome<'_>> =
         topics.iter().zip(results).map(|(topic, result)| outcome(topic.as_str(), result)).collect();
@@ -107,6 +107,7 @@ fn outcome(topic: &str, result: Result<Published, PublishError>) -> Outcome<'_> 
             let error = "unknown: it was sent, and no answer came; repeating it may double it";
             Outcome::Failed { topic, error: error.into() }
         }
+        Err(error @ PublishError::Conflict) => Outcome::Failed { topic, error: format!("not stored: {error}") },
     }
 }
 
@@ -276,7 +277,7 @@ impl<'de> Visitor<'de> for OneEvent<'_> {
         let topic = fields.topic.ok_or_else(|| missing("topic"))?;
         let data = fields.data.ok_or_else(|| missing("data"))?;
         let (name, key) = (fields.event.flatten(), fields.key);
-        Ok(Event { topic, name, key, data, id: None, received_us: reader.received_us })
+        Ok(Event { topic, name, key, data, stored: None, received_us: reader.received_us })
     }
 }
 

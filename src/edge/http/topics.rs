@@ -51,16 +51,17 @@ async fn publish(request: Request<Incoming>, segment: &str, desk: &Desk) -> Resu
     let (name, key) = name_and_key(request.uri().query().unwrap_or_default())?;
     let (data, share) = body::read(request, EVENT_BYTES_MAX, "an event's data", &desk.load).await?;
     let received_us = desk.node.clock.now_us();
-    Ok(body::answered(store(Event { topic, name, key, data, id: None, received_us }, share, desk).await))
+    Ok(body::answered(store(Event { topic, name, key, data, stored: None, received_us }, share, desk).await))
 }
 
 async fn store(event: Event, mut share: Share, desk: &Desk) -> Result<Answer, Problem> {
     check_utf8(&event.data)?;
     share.publishing(event.data.len())?;
     let topic = event.topic.clone();
-    let published = desk.publish(event).await.map_err(|error| match error {
+    let published = desk.publish(event.into()).await.map_err(|error| match error {
         PublishError::Refused(_) => Problem::unavailable(error.to_string()),
         PublishError::Unknown => Problem::unknown(error.to_string()),
+        PublishError::Conflict => Problem::conflict(error.to_string()),
     })?;
     let id = published.id.map(|id| id.to_string());
     let status = if id.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };

@@ -124,7 +124,7 @@ mod tests {
                 name: EventName::parse(&name).expect("a name"),
                 key: key.map(String::into_boxed_str),
                 data: Bytes::from(data),
-                id: None,
+                stored: None,
                 received_us: 0,
             };
             let opened = open(seal(&event)).expect("small");

@@ -24,7 +24,7 @@ use redis::{ErrorKind, PushInfo, PushKind, RedisError};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use crate::engine::{Publish, PublishError, Published, Publishing};
+use crate::engine::{Archive, Publication, Publish, PublishError, Published, Publishing, Read, Reading};
 use crate::event::Event;
 use crate::source::redis::server::Server;
 use crate::source::redis::trouble::{Trouble, refusal_of};
@@ -132,9 +132,15 @@ impl Publisher {
 }
 
 impl Publish for Publisher {
-    fn publish(&self, event: Event) -> Publishing {
+    fn publish(&self, publication: Publication) -> Publishing {
         let shared = Rc::clone(&self.0);
-        Box::pin(async move { shared.publish(&event).await })
+        Box::pin(async move { shared.publish(&publication.event).await })
+    }
+}
+
+impl Archive for Publisher {
+    fn read(&self, _read: Read) -> Reading {
+        Box::pin(std::future::ready(Err("there is no history")))
     }
 }
 

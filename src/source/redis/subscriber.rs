@@ -29,8 +29,8 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::engine::mailbox::Mailbox;
-use crate::engine::{Confirmation, Inbound, Interest, Wish};
-use crate::event::Event;
+use crate::engine::{Confirmation, Inbound, Interest, Read, Wish};
+use crate::event::{Event, Tag};
 use crate::metrics::SourceCounters;
 use crate::source::redis::probe::{Probe, Signs, Step, TICK};
 use crate::source::redis::publisher::Publisher;
@@ -94,6 +94,12 @@ impl Interest for Wishes {
     fn unsubscribe(&mut self, topic: &Topic) -> Confirmation {
         self.push(Wish::Unsubscribe(topic.clone()))
     }
+
+    fn barrier(&mut self) {}
+
+    fn read(&mut self, _number: u64, _read: Read) {}
+
+    fn mark_lossy(&mut self, _tag: Tag) {}
 }
 
 impl Wishes {
@@ -357,7 +363,7 @@ impl Subscriber {
             let answer = match batch.first() {
                 Some(Wish::Subscribe(_)) => connection.subscribe(channels).await,
                 Some(Wish::Unsubscribe(_)) => connection.unsubscribe(channels).await,
-                Some(Wish::Renew(_)) | None => Ok(()),
+                Some(_) | None => Ok(()),
             };
             match answer {
                 Ok(()) => {}
@@ -446,7 +452,7 @@ impl Wish {
     fn topic(&self) -> Option<&Topic> {
         match self {
             Wish::Subscribe(topic) | Wish::Unsubscribe(topic) => Some(topic),
-            Wish::Renew(_) => None,
+            _ => None,
         }
     }
 }
@@ -495,8 +501,14 @@ fn read_message(topic: Topic, payload: Vec<u8>, clock: Clock, counters: &SourceC
     if opened.malformed {
         SourceCounters::count(&counters.malformed);
     }
-    let event =
-        Event { topic, name: opened.name, key: opened.key, data: opened.data, id: None, received_us: clock.now_us() };
+    let event = Event {
+        topic,
+        name: opened.name,
+        key: opened.key,
+        data: opened.data,
+        stored: None,
+        received_us: clock.now_us(),
+    };
     Inbound::Event(Arc::new(event))
 }
 

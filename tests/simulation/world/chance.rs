@@ -39,7 +39,7 @@ impl World {
         let mut class = |overflow| {
             let bytes_max = if large_one_in.is_some() { 400 << 10 } else { rng.usize(1_000..20_000) };
             let bytes_max = if rng.bool() { bytes_max } else { 1 << 20 };
-            Class { log: LogLimits { events_max, bytes_max }, overflow }
+            Class { log: LogLimits { events_max, bytes_max }, overflow, ..Class::default() }
         };
         let pattern = |text| Pattern::parse(text).unwrap();
         let classes = vec![(pattern("skip.*"), class(Overflow::Skip)), (pattern("cut.*"), class(Overflow::Disconnect))];
