@@ -30,8 +30,10 @@ fn encode(c: &mut Criterion) {
 fn control(c: &mut Criterion) {
     let topics = subject::topics();
     let mut group = c.benchmark_group("frame/control");
-    group.bench_function("open, 1 topic", |b| b.iter(|| sse::open(black_box(&topics[..1]).iter(), 2_000)));
-    group.bench_function("reset, 5 topics", |b| b.iter(|| sse::reset(ResetReason::Gap, black_box(&topics).iter())));
+    group.bench_function("open, 1 topic", |b| b.iter(|| sse::open(black_box(&topics[..1]).iter(), 2_000, false, None)));
+    group.bench_function("reset, 5 topics", |b| {
+        b.iter(|| sse::reset(ResetReason::Gap, black_box(&topics).iter(), None));
+    });
     group.finish();
 }
 

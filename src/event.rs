@@ -155,6 +155,9 @@ impl Stamp {
 }
 
 impl Tag {
+    /// None: of no history.
+    pub const NONE: Tag = Tag(*b"0000");
+
     /// Reads four letters or digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Tag> {

@@ -49,7 +49,7 @@ fn encode(event: Event, times: u64) -> Event {
 #[bench::of_1_topic(frame::topics())]
 fn open(topics: Vec<Topic>) -> Vec<Topic> {
     for _ in 0..TIMES {
-        black_box(sse::open(black_box(&topics[..1]).iter(), 2_000));
+        black_box(sse::open(black_box(&topics[..1]).iter(), 2_000, false, None));
     }
     topics
 }
@@ -58,7 +58,7 @@ fn open(topics: Vec<Topic>) -> Vec<Topic> {
 #[bench::of_5_topics(frame::topics())]
 fn reset(topics: Vec<Topic>) -> Vec<Topic> {
     for _ in 0..TIMES {
-        black_box(sse::reset(ResetReason::Gap, black_box(&topics).iter()));
+        black_box(sse::reset(ResetReason::Gap, black_box(&topics).iter(), None));
     }
     topics
 }

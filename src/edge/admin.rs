@@ -284,7 +284,7 @@ impl Admin {
         page.counters(
             "fanwheel_resets",
             "Streams told of a loss, by reason",
-            [ResetReason::Gap, ResetReason::Overflow, ResetReason::TooLarge]
+            ResetReason::ALL
                 .map(|reason| (vec![("reason", reason.label())], sum(&|counters| counters.resets[reason as usize]))),
         );
         page.gauge(

@@ -134,6 +134,7 @@ impl Turn {
             let mut has_more = self.shard.advance(&mut self.ports, self.clock.now_tick());
             self.take_newcomers();
             has_more |= self.take_inbound();
+            has_more |= self.shard.catch_up(&mut self.ports);
             has_more |= self.take_answers();
             has_more |= self.pass_wishes();
             has_more |= self.shard.sweep(&mut self.ports, SLICE_SENDS);

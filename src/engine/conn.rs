@@ -4,9 +4,11 @@
 use std::rc::Rc;
 
 use crate::engine::CloseReason;
+use crate::engine::history::Position;
 use crate::engine::log::Seq;
 use crate::engine::wheel::{Link, Links};
 use crate::engine::{slab::Key, slab::Slab};
+use crate::event::{EventId, Stamp, Tag};
 use crate::frame::sse::ResetReason;
 use crate::frame::{Frame, WireForm};
 
@@ -114,11 +116,21 @@ impl Flags {
     pub const MANY: Flags = Flags(4);
     /// True exactly when it stands in the run queue by itself.
     pub const QUEUED: Flags = Flags(8);
+    /// True exactly when the stream follows a durable topic.
+    pub const DURABLE: Flags = Flags(16);
+    /// True exactly when it is served by its position in the history, and not by its cursor.
+    pub const REPLAYING: Flags = Flags(32);
 
     /// True exactly when all of `other` is set.
     #[must_use]
     pub fn has(self, other: Flags) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// True exactly when it is open, and neither blocked nor to be served in its own right.
+    #[must_use]
+    pub fn is_plainly_open(self) -> bool {
+        self.0 & !(Flags::MANY.0 | Flags::DURABLE.0) == Flags::OPENED.0
     }
 
     /// Sets `other`.
@@ -179,13 +191,46 @@ impl<P> Conn<P> {
     /// served by the run queue in its own right.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.flags.0 & !Flags::MANY.0 == Flags::OPENED.0 && self.waiting == 0 && self.owes == Owes::NOTHING
+        self.flags.is_plainly_open() && self.waiting == 0 && self.owes == Owes::NOTHING
     }
 
     /// True exactly when the run queue may serve it.
     #[must_use]
     pub fn is_servable(&self) -> bool {
         !self.flags.has(Flags::BLOCKED) && self.waiting == 0
+    }
+}
+
+/// Where a stream with durable topics stands in the history, while its cursor does not say it: before it is open,
+/// while it is blocked or waits, while it is replaying. A side-table entry exists exactly then.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Everything of its durable topics up to here was handed over or told, nothing behind it. Not yet known while
+    /// it only waits to be opened.
+    pub at: EventId,
+    /// From where it wanted to be opened.
+    pub wants: Position,
+    /// True exactly when nothing was handed over yet and it asked for no certain position: then nothing can be missing.
+    pub fresh: bool,
+    /// True exactly when a barrier has passed since it came.
+    pub tried: bool,
+    /// Answers it waits for.
+    pub awaited: u32,
+}
+
+impl Place {
+    /// Of a stream that waits to be opened.
+    #[must_use]
+    pub fn of(wants: Position) -> Place {
+        let nowhere = EventId { stamp: Stamp::ZERO, tag: Tag::NONE };
+        let at = if let Position::After(id) = wants { id } else { nowhere };
+        Place { at, wants, fresh: false, tried: false, awaited: 0 }
+    }
+
+    /// Of an open stream that stands at `at`.
+    #[must_use]
+    pub fn at(at: EventId) -> Place {
+        Place { at, ..Place::of(Position::Now) }
     }
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::engine::conn::{ConnId, Flags, Many, Owes};
-use crate::engine::registry::Subscription;
+use crate::engine::registry::{Registry, Subscription};
 use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
 use crate::engine::{CloseReason, Inbound, Sink, Wish};
@@ -32,6 +32,9 @@ impl<P> Shard<P> {
     /// Takes what a source says.
     pub fn ingest<S: Sink<Port = P>>(&mut self, sink: &mut S, message: Inbound) -> Ingested {
         let waits_for_sweep = match &message {
+            Inbound::Event(event) if event.stored.is_some() => return self.ingest_durable(sink, Arc::clone(event)),
+            Inbound::Marker(marker) => !self.handle_marker(sink, marker),
+            Inbound::Chain(chain) => !self.handle_chain(sink, chain),
             Inbound::Event(event) => !self.make_room(sink, event),
             Inbound::TooLarge(topic) | Inbound::Unsubscribed(topic) => self.is_dirty(topic),
             Inbound::Disconnected => self.dirty > 0,
@@ -60,11 +63,13 @@ impl<P> Shard<P> {
             return false;
         }
         for slot in 0..self.conns.slots() {
-            if let Some(id) = self.conns.key_at(slot) {
-                self.owe_all(id, Owes::GAP);
+            if let Some(id) = self.conns.key_at(slot)
+                && self.owe_gap(id)
+            {
                 self.enqueue(id);
             }
         }
+        self.hold_after_overrun();
         if !self.source_connected {
             return true;
         }
@@ -83,7 +88,7 @@ impl<P> Shard<P> {
     }
 
     /// Makes room for an event. False when a sweep must come first. An event nobody wants needs none.
-    fn make_room<S: Sink<Port = P>>(&mut self, sink: &mut S, event: &Event) -> bool {
+    pub(super) fn make_room<S: Sink<Port = P>>(&mut self, sink: &mut S, event: &Event) -> bool {
         let Some(key) = self.live_topic(&event.topic) else {
             return true;
         };
@@ -101,6 +106,9 @@ impl<P> Shard<P> {
             }
         }
         while self.budget.used() + charge > self.limits.log_bytes_max {
+            if self.free_past() {
+                continue;
+            }
             if !self.free_oldest(sink) {
                 return false;
             }
@@ -139,13 +147,17 @@ impl<P> Shard<P> {
     }
 
     fn evict(&mut self, key: Key) {
-        if self.topics.at(key.slot).log.evict_oldest().is_some() {
+        let topic = self.topics.at(key.slot);
+        if let Some(entry) = topic.log.evict_oldest() {
+            if let (Some(past), Some(stored)) = (&mut topic.past, entry.frame.stored()) {
+                past.raise_floor(stored.id.stamp);
+            }
             self.logged -= 1;
             self.counters.evictions += 1;
         }
     }
 
-    fn append(&mut self, event: Arc<Event>) {
+    pub(super) fn append(&mut self, event: Arc<Event>) {
         let Some(key) = self.live_topic(&event.topic) else {
             self.counters.events_unwanted += 1;
             return;
@@ -175,7 +187,7 @@ impl<P> Shard<P> {
         self.order.shrink_to(2 * self.order.len());
     }
 
-    fn live_topic(&mut self, name: &Topic) -> Option<Key> {
+    pub(super) fn live_topic(&mut self, name: &Topic) -> Option<Key> {
         let key = self.topics.find(name)?;
         (self.topics.at(key.slot).subscription == Subscription::Live).then_some(key)
     }
@@ -208,14 +220,32 @@ impl<P> Shard<P> {
                 _ => topic.subscription = Subscription::Subscribing,
             }
         }
+        self.hold_until_subscribed();
         for slot in 0..self.conns.slots() {
             let Some(id) = self.conns.key_at(slot) else { continue };
-            let topics = self.many.get(&slot).map_or(1, Many::count);
+            let is_open = self.conns.get(id).is_some_and(|conn| conn.flags.has(Flags::OPENED));
+            // What a durable topic misses is repaired before anything of it is handed on.
+            let topics = if is_open { self.live_topics(id) } else { self.many.get(&slot).map_or(1, Many::count) };
+            if is_open && topics > 0 {
+                self.keep_place(id);
+            }
             let conn = self.conns.at(slot).expect("just found");
             if !conn.owes.has(Owes::UNAVAILABLE) {
                 conn.waiting = u8::try_from(topics).expect("bounded by TOPICS_PER_STREAM_MAX");
             }
-            self.owe_all(id, Owes::GAP);
+            self.owe_gap(id);
+        }
+    }
+
+    /// The stream's topics that have no history.
+    fn live_topics(&mut self, id: ConnId) -> usize {
+        let is_live = |topics: &mut Registry, slot: u32| topics.at(slot).past.is_none();
+        match self.many.get(&id.slot) {
+            None => {
+                let topic = self.conns.get(id).expect("the caller has it").sub.topic;
+                usize::from(is_live(&mut self.topics, topic))
+            }
+            Some(many) => many.iter().filter(|(topic, _)| is_live(&mut self.topics, *topic)).count(),
         }
     }
 
@@ -227,10 +257,21 @@ impl<P> Shard<P> {
             return;
         }
         topic.subscription = Subscription::Live;
+        if topic.past.is_some() && !self.note_subscribed(key) {
+            return;
+        }
+        self.stop_waiting(key);
+    }
+
+    /// A topic's events are for its members from here on.
+    pub(super) fn stop_waiting(&mut self, key: Key) {
+        let topic = self.topics.at(key.slot);
+        let is_durable = topic.past.is_some();
         for slot in topic.members.iter().collect::<Vec<_>>() {
             let id = self.conns.key_at(slot).expect("members exist");
             let conn = self.conns.at(slot).expect("members exist");
-            if conn.owes.has(Owes::UNAVAILABLE) {
+            // An open stream does not wait for a durable topic.
+            if conn.owes.has(Owes::UNAVAILABLE) || is_durable && conn.flags.has(Flags::OPENED) {
                 continue;
             }
             conn.waiting -= 1;
@@ -255,15 +296,26 @@ impl<P> Shard<P> {
     /// the second confirmation, that one came too early: the hole begins here.
     fn handle_hole(&mut self, key: Key) {
         let topic = self.topics.at(key.slot);
+        let was_ready = topic.is_ready();
         topic.subscription = Subscription::Subscribing;
-        let name = topic.name.clone();
+        let (name, is_durable) = (topic.name.clone(), topic.past.is_some());
         for slot in topic.members.iter().collect::<Vec<_>>() {
             let id = self.conns.key_at(slot).expect("members exist");
+            if is_durable {
+                let conn = self.conns.at(slot).expect("members exist");
+                let counts = was_ready && !conn.flags.has(Flags::OPENED) && !conn.owes.has(Owes::UNAVAILABLE);
+                conn.waiting += u8::from(counts);
+                continue;
+            }
+            self.keep_place(id);
             let conn = self.conns.at(slot).expect("members exist");
             if !conn.owes.has(Owes::UNAVAILABLE) {
                 conn.waiting += 1;
             }
-            self.owe_all(id, Owes::GAP);
+            self.owe_gap(id);
+        }
+        if is_durable {
+            self.hold_for_topic(key);
         }
         self.wish_subscribe(name);
     }
@@ -302,14 +354,23 @@ impl<P> Shard<P> {
         }
     }
 
-    /// An open stream is told about all its topics before its next event.
-    fn owe_all(&mut self, id: ConnId, debt: Owes) {
+    /// An open stream is told of a gap in all its live topics before its next event. True exactly when it is open
+    /// and has some.
+    fn owe_gap(&mut self, id: ConnId) -> bool {
         let Some(conn) = self.conns.at(id.slot).filter(|conn| conn.flags.has(Flags::OPENED)) else {
-            return;
+            return false;
         };
-        conn.owes.add(debt);
-        if let Some(many) = self.many.get_mut(&id.slot) {
-            many.iter_mut().for_each(|(_, sub)| sub.owes.add(debt));
+        let topics = &mut self.topics;
+        let owing = match self.many.get_mut(&id.slot) {
+            None => topics.at(conn.sub.topic).past.is_none(),
+            Some(many) => {
+                let live = many.iter_mut().filter(|(topic, _)| topics.at(*topic).past.is_none());
+                live.map(|(_, sub)| sub.owes.add(Owes::GAP)).count() > 0
+            }
+        };
+        if owing {
+            conn.owes.add(Owes::GAP);
         }
+        owing
     }
 }

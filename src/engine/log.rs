@@ -111,6 +111,12 @@ impl Log {
         }
     }
 
+    /// Position of the first entry for which `is_behind` does not hold; entries for which it does stand first.
+    #[must_use]
+    pub fn partition_point(&self, is_behind: impl FnMut(&Entry) -> bool) -> usize {
+        self.entries.partition_point(is_behind)
+    }
+
     /// Number of the newest event the log knows of: its last entry, or the floor.
     #[must_use]
     pub fn last_seq(&self) -> Seq {

@@ -23,14 +23,22 @@
 //! when that is not so yet, [`Shard::ingest`] gives the event back and the caller sweeps first. A
 //! reader that is blocked for longer than its log reaches is skipped or disconnected, as its class says.
 
+mod catch_up;
 pub mod conn;
+mod counters;
 pub mod history;
 mod ingest;
 pub mod log;
 pub mod mailbox;
+mod opening;
 mod outbox;
+pub mod pages;
+mod partition;
+pub mod past;
 pub mod policy;
 pub mod registry;
+mod repair;
+mod replay;
 pub mod shard;
 pub mod slab;
 mod sweep;
@@ -44,9 +52,10 @@ use crate::event::{Event, EventId, Tag};
 use crate::topic::Topic;
 
 pub use conn::ConnId;
+pub use counters::{Counters, Gauges};
 pub use history::{Answer, Answered, Chain, Marker, Position, Read};
 pub use ingest::Ingested;
-pub use shard::{Counters, Gauges, Joining, Shard};
+pub use shard::{Joining, Shard};
 
 /// Where bytes go. One call of `send` is one attempt; what is left stays the engine's business.
 pub trait Sink {

@@ -9,21 +9,33 @@ use crate::engine::conn::{ConnId, Flags, Owes, Pending};
 use crate::engine::policy::{OUTBOX_BYTES_MAX, RETRY_AWAY_MS, RETRY_OPEN_MS, STALL_BYTES_MIN};
 use crate::engine::shard::{Shard, shrink};
 use crate::engine::{CloseReason, Sent, Sink};
+use crate::event::EventId;
 use crate::frame::WireForm;
-use crate::frame::sse::{self, DrainReason, ResetReason};
+use crate::frame::sse::{self, Chunk, DrainReason, ResetReason};
 use crate::topic::Topic;
 
 impl<P> Shard<P> {
     /// Opens a stream: its `open` block is put after `out`, and from here on nothing is missed untold.
-    pub(super) fn put_open(&mut self, id: ConnId, out: &mut Vec<u8>) {
+    pub(super) fn put_open(&mut self, id: ConnId, resumed: bool, at: Option<EventId>, out: &mut Vec<u8>) {
+        let block = self.open_block(id, resumed, at);
+        out.extend_from_slice(block.bytes(self.conns.get(id).expect("the caller has it").form));
+        self.note_opened(id);
+    }
+
+    /// The block that opens a stream.
+    pub(super) fn open_block(&mut self, id: ConnId, resumed: bool, at: Option<EventId>) -> Chunk {
         let retry_ms = self.rng.u32(RETRY_OPEN_MS);
         let topics = self.topic_names(id, |_| true);
+        sse::open(topics.iter(), retry_ms, resumed, at)
+    }
+
+    /// A stream is open from here on.
+    pub(super) fn note_opened(&mut self, id: ConnId) {
         let seq = self.seq;
         let conn = self.conns.at(id.slot).expect("the caller has it");
         conn.owes.clear(Owes::OPEN);
         conn.flags.set(Flags::OPENED);
         conn.cursor = seq;
-        out.extend_from_slice(sse::open(topics.iter(), retry_ms).bytes(conn.form));
         self.counters.opened += 1;
         let heartbeat = self.now + self.heartbeat_interval();
         self.fire_by(id, heartbeat);
@@ -32,9 +44,10 @@ impl<P> Shard<P> {
     /// Puts a reset after `out`, for the topics that owe it.
     pub(super) fn put_reset(&mut self, id: ConnId, debt: Owes, reason: ResetReason, out: &mut Vec<u8>) {
         let topics = self.topic_names(id, |owes| owes.has(debt));
+        let at = self.position(id);
         let conn = self.conns.at(id.slot).expect("the caller has it");
         conn.owes.clear(debt);
-        out.extend_from_slice(sse::reset(reason, topics.iter()).bytes(conn.form));
+        out.extend_from_slice(sse::reset(reason, topics.iter(), at).bytes(conn.form));
         if let Some(many) = self.many.get_mut(&id.slot) {
             many.iter_mut().for_each(|(_, sub)| sub.owes.clear(debt));
         }
@@ -103,9 +116,10 @@ impl<P> Shard<P> {
         let since = self.now;
         let due = since + self.limits.stall_ticks;
         self.counters.blocked += 1;
+        self.keep_place(id);
         let conn = self.conns.at(id.slot).expect("the caller has it");
         conn.flags.set(Flags::BLOCKED);
-        let waits_to_open = !conn.flags.has(Flags::OPENED) && conn.waiting > 0;
+        let waits_to_open = !conn.flags.has(Flags::OPENED) && (conn.waiting > 0 || conn.flags.has(Flags::DURABLE));
         sink.watch_writable(&conn.port, id, true);
         if !waits_to_open {
             self.fire_by(id, due);

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 
 use crate::engine::log::{Log, Seq};
+use crate::engine::past::Past;
 use crate::engine::policy::{Class, Classes};
 use crate::engine::slab::{Key, Slab};
 use crate::frame::Frame;
@@ -38,6 +39,8 @@ pub struct TopicState {
     pub class: Class,
     /// Its recent events.
     pub log: Log,
+    /// What is known of its past; there exactly when it is durable.
+    pub past: Option<Box<Past>>,
     /// Who follows it, by slot.
     pub members: Members,
     /// What the source knows.
@@ -56,6 +59,12 @@ pub struct TopicState {
 }
 
 impl TopicState {
+    /// True exactly when its events are for its members: confirmed, and behind a marker where that is needed.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.subscription == Subscription::Live && self.past.as_ref().is_none_or(|past| past.settled)
+    }
+
     /// True exactly when no reader needs the events up to `seq` any more but such as were blocked
     /// since: a walk has passed behind them, and `served` says that all it passed over were served.
     #[must_use]
@@ -181,8 +190,10 @@ impl Registry {
 
     /// Adds a topic that is not here yet; its log begins behind `seq`.
     pub fn add(&mut self, name: Topic, classes: &Classes, seq: Seq) -> Key {
+        let class = classes.class_of(&name);
         let key = self.topics.insert(TopicState {
-            class: classes.class_of(&name),
+            class,
+            past: class.retention().map(|_| Box::default()),
             name: name.clone(),
             log: Log::new(seq),
             members: Members::default(),
@@ -253,7 +264,22 @@ impl Registry {
     #[must_use]
     pub fn unconfirmed(&self) -> usize {
         let topics = self.names.values().filter_map(|&key| self.topics.get(key));
-        topics.filter(|topic| topic.subscription != Subscription::Live).count()
+        topics.filter(|topic| !topic.is_ready()).count()
+    }
+
+    /// The name of a topic, if it is still here.
+    #[must_use]
+    pub fn name_at(&self, key: Key) -> Option<Topic> {
+        Some(self.topics.get(key)?.name.clone())
+    }
+
+    /// Durable topics whose events are taken, or were until the source left.
+    pub fn settled(&self) -> Vec<Key> {
+        let is_settled = |key: &Key| {
+            let past = self.topics.get(*key).and_then(|topic| topic.past.as_ref());
+            past.is_some_and(|past| past.settled)
+        };
+        self.keys().filter(is_settled).collect()
     }
 
     /// All topics.

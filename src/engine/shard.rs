@@ -9,74 +9,21 @@ use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
 
-use crate::engine::conn::{Conn, ConnId, Flags, Many, Owes, Pending, Sub};
+use crate::engine::conn::{Conn, ConnId, Flags, Many, Owes, Pending, Place, Sub};
+use crate::engine::counters::{Counters, Gauges};
 use crate::engine::log::Seq;
+use crate::engine::partition::Partition;
+use crate::engine::past::Past;
 use crate::engine::policy::{HEARTBEAT_JITTER_PERCENT, Limits, TIMERS_PER_TURN};
 use crate::engine::registry::{Registry, Subscription};
+
 use crate::engine::slab::{Key, Slab};
-use crate::engine::sweep::{Batch, Scratch};
+use crate::engine::sweep::{Among, Batch, Scratch};
 use crate::engine::wheel::Wheel;
-use crate::engine::{Answered, CloseReason, Position, Sink, Wish};
+use crate::engine::{CloseReason, Position, Sink, Wish};
 use crate::frame::sse::{self, ResetReason};
 use crate::frame::{ByteBudget, WireForm};
-use crate::metrics::Histogram;
 use crate::topic::Topic;
-
-/// What a shard has done so far. Plain numbers: one thread writes them, a scrape copies them.
-#[derive(Debug, Clone, Default)]
-pub struct Counters {
-    /// Events taken from the source for topics somebody follows.
-    pub events: u64,
-    /// Events of topics nobody follows (any more), dropped.
-    pub events_unwanted: u64,
-    /// Events handed to sockets; one event for a thousand streams counts a thousand times.
-    pub deliveries: u64,
-    /// Calls of `send`.
-    pub sends: u64,
-    /// Bytes accepted by sockets.
-    pub bytes_sent: u64,
-    /// Events per write.
-    pub batch_events: Histogram,
-    /// From an event's arrival at the node until the last ready reader of the shard was handed it, in µs.
-    pub publish_to_write_us: Histogram,
-    /// Events that left a log.
-    pub evictions: u64,
-    /// Times an event had to wait for a sweep because its log was full of events not offered yet.
-    pub log_full: u64,
-    /// Times a socket took less than it was given.
-    pub blocked: u64,
-    /// Heartbeats sent.
-    pub heartbeats: u64,
-    /// Streams opened.
-    pub opened: u64,
-    /// Streams told of a loss, by reason: gap, overflow, too-large.
-    pub resets: [u64; 3],
-    /// Connections closed, by [`CloseReason`].
-    pub closed: [u64; CloseReason::ALL.len()],
-}
-
-/// What a shard holds now.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Gauges {
-    /// Connections.
-    pub connections: usize,
-    /// Connections whose socket is full.
-    pub blocked: usize,
-    /// Topics followed.
-    pub topics: usize,
-    /// Topics asked for and not confirmed.
-    pub topics_unconfirmed: usize,
-    /// Timers set.
-    pub timers: usize,
-    /// Bytes of logs and of frames held by unfinished writes.
-    pub log_bytes: usize,
-    /// Entries of the run queue.
-    pub run_queue: usize,
-    /// True exactly when the source is connected.
-    pub source_connected: bool,
-    /// Ticks since a subscription was last refused, if ever.
-    pub refused_ticks: Option<u32>,
-}
 
 /// What a new connection wants.
 #[derive(Debug)]
@@ -137,6 +84,9 @@ pub struct Shard<P> {
     pub(super) pending: HashMap<u32, Pending, foldhash::fast::RandomState>,
     /// The remainders in `pending`, oldest first.
     pub(super) remainders: BTreeSet<(Seq, u32)>,
+    /// Where streams with durable topics stand while their cursors do not say it, by slot.
+    pub(super) places: HashMap<u32, Place, foldhash::fast::RandomState>,
+    pub(super) partition: Partition,
     pub(super) topics: Registry,
     pub(super) run: VecDeque<Run>,
     /// Topics in the run queue.
@@ -177,6 +127,8 @@ impl<P> Shard<P> {
             many: HashMap::default(),
             pending: HashMap::default(),
             remainders: BTreeSet::new(),
+            places: HashMap::default(),
+            partition: Partition::default(),
             topics: Registry::default(),
             run: VecDeque::new(),
             dirty: 0,
@@ -203,7 +155,7 @@ impl<P> Shard<P> {
     /// Gives `None` when the connection was sent away at once: the shard follows as many topics as
     /// it may, or is draining, or the socket has failed.
     pub fn join<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, joining: &Joining<'_>) -> Option<ConnId> {
-        let &Joining { topics, form, head, .. } = joining;
+        let &Joining { topics, form, head, position } = joining;
         debug_assert!(!topics.is_empty());
         if self.draining.is_some() {
             self.turn_away(sink, port, form, head, CloseReason::Shutdown);
@@ -226,10 +178,15 @@ impl<P> Shard<P> {
             last_write: self.now,
         });
         let places: Vec<Sub> = topics.iter().map(|topic| self.follow(topic, id.slot)).collect();
-        let waiting = places.iter().filter(|place| !self.is_live(place.topic)).count();
+        let waiting = places.iter().filter(|place| !self.topics.at(place.topic).is_ready()).count();
+        let is_durable = places.iter().any(|place| self.topics.at(place.topic).past.is_some());
         let due = if waiting > 0 { self.now + self.limits.open_ticks } else { self.now + self.heartbeat_interval() };
         let conn = self.conns.at(id.slot).expect("just inserted");
         conn.waiting = u8::try_from(waiting).expect("bounded by TOPICS_PER_STREAM_MAX");
+        if is_durable {
+            conn.flags.set(Flags::DURABLE);
+            self.places.insert(id.slot, Place::of(position));
+        }
         if let [only] = places[..] {
             conn.sub = only;
         } else {
@@ -246,10 +203,13 @@ impl<P> Shard<P> {
             return None;
         }
         let mut first = head.to_vec();
-        if waiting == 0 {
-            self.put_open(id, &mut first);
+        if waiting == 0 && !is_durable {
+            self.put_open(id, false, None, &mut first);
         }
         self.say(sink, id, &first);
+        if waiting == 0 && is_durable {
+            self.enqueue(id);
+        }
         self.conns.get(id).map(|_| id)
     }
 
@@ -271,6 +231,7 @@ impl<P> Shard<P> {
         debug_assert!(now >= self.now);
         self.now = now;
         self.let_idle_topics_go();
+        self.partition.repeat_barrier(now);
         let more = self.drain(sink);
         for _ in 0..TIMERS_PER_TURN {
             let Some(slot) = self.wheel.take_due(&mut self.conns, now) else {
@@ -306,12 +267,24 @@ impl<P> Shard<P> {
     pub fn next_deadline(&self) -> Option<u32> {
         let idle = self.idle.front().map(|(since, _)| since + self.limits.linger_ticks);
         let drain = self.draining.is_some_and(|drain| drain.next < self.conns.slots()).then_some(self.now + 1);
-        [self.wheel.next_due(), idle, drain].into_iter().flatten().min()
+        let barrier = self.partition.barrier_deadline();
+        [self.wheel.next_due(), idle, drain, barrier].into_iter().flatten().min()
     }
 
     /// What the shard wants of its source, since the last call.
     pub fn take_wishes(&mut self) -> Vec<Wish> {
-        std::mem::take(&mut self.wishes)
+        let mut wishes = std::mem::take(&mut self.wishes);
+        if self.source_connected && self.partition.take_barrier(self.now) {
+            wishes.push(Wish::Barrier);
+        }
+        if let Some(tag) = self.partition.lossy.take() {
+            wishes.push(Wish::MarkLossy(tag));
+        }
+        while let Some((number, read)) = self.partition.pages.take_read() {
+            self.counters.reads += 1;
+            wishes.push(Wish::Read(number, read));
+        }
+        wishes
     }
 
     /// Notes the time at which walks ended since the last call.
@@ -320,9 +293,6 @@ impl<P> Shard<P> {
             self.counters.publish_to_write_us.record(now_us.saturating_sub(received_us));
         }
     }
-
-    /// Takes what was read of the past.
-    pub fn handle_answer<S: Sink<Port = P>>(&mut self, _sink: &mut S, _answered: Answered) {}
 
     /// The edge's handle of a connection.
     #[must_use]
@@ -403,10 +373,6 @@ impl<P> Shard<P> {
         Sub { topic: key.slot, at }
     }
 
-    fn is_live(&mut self, topic: u32) -> bool {
-        self.topics.at(topic).subscription == Subscription::Live
-    }
-
     pub(super) fn wish_subscribe(&mut self, topic: Topic) {
         // Without a connection nothing can be asked; everything is asked for when there is one.
         if self.source_connected {
@@ -425,7 +391,7 @@ impl<P> Shard<P> {
         let now = self.now;
         let conn = self.conns.at(id.slot).expect("the timer's connection exists");
         let (flags, form, last_write) = (conn.flags, conn.form, conn.last_write);
-        let is_late = !flags.has(Flags::OPENED) && conn.waiting > 0;
+        let is_late = !flags.has(Flags::OPENED) && (conn.waiting > 0 || flags.has(Flags::DURABLE));
         if is_late {
             // When it is blocked, it is told as soon as it is writable.
             conn.waiting = 0;
@@ -436,7 +402,7 @@ impl<P> Shard<P> {
             if due <= now {
                 return self.close(sink, id, CloseReason::Stalled);
             }
-            if self.has_overflowed_for_good(id) {
+            if self.has_overflowed_for_good(id, Among::All) {
                 return self.close(sink, id, CloseReason::Overflow);
             }
             return self.wheel.insert(&mut self.conns, id.slot, due);
@@ -485,8 +451,12 @@ impl<P> Shard<P> {
                 Subscription::Live if connected => {
                     topic.subscription = Subscription::Unsubscribing;
                     self.logged -= topic.log.len();
+                    if let Some(past) = &mut topic.past {
+                        **past = Past::default();
+                    }
                     self.wishes.push(Wish::Unsubscribe(topic.name.clone()));
                     self.topics.drop_log(key.slot, seq);
+                    self.partition.note_gone(key);
                 }
                 Subscription::Unsubscribing => {}
                 _ => self.forget(key),
@@ -500,6 +470,7 @@ impl<P> Shard<P> {
             self.logged -= topic.log.len();
             self.dirty -= usize::from(topic.queued);
             self.topics.remove(key);
+            self.partition.note_gone(key);
         }
     }
 
@@ -520,6 +491,10 @@ impl<P> Shard<P> {
         match self.many.remove(&id.slot) {
             None => self.leave(conn.sub),
             Some(many) => many.iter().for_each(|(topic, sub)| self.leave(Sub { topic, at: sub.at })),
+        }
+        if conn.flags.has(Flags::DURABLE) {
+            self.places.remove(&id.slot);
+            shrink(&mut self.places);
         }
         shrink(&mut self.pending);
         shrink(&mut self.many);

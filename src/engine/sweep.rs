@@ -48,9 +48,18 @@ pub(super) struct Scratch {
     heads: Vec<(u32, usize)>,
 }
 
+/// Topics of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Among {
+    /// All of them.
+    All,
+    /// Those without a history.
+    Live,
+}
+
 /// What was handed over of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// Everything there was.
     Current,
     /// A full batch, and there is more.
@@ -158,7 +167,7 @@ impl<P> Shard<P> {
         }
         let conn = self.conns.at(id.slot).expect("just found");
         conn.flags.clear(Flags::QUEUED);
-        if !conn.is_servable() || !self.pay(sink, id) {
+        if !conn.is_servable() || !self.pay(sink, id) || !self.replay(sink, id) {
             return;
         }
         let (many, sub) = {
@@ -184,19 +193,23 @@ impl<P> Shard<P> {
             self.dismiss(sink, id, CloseReason::Unavailable);
             return false;
         }
-        if self.has_overflowed_for_good(id) {
+        if self.has_overflowed_for_good(id, Among::Live) {
             self.counters.resets[ResetReason::Overflow as usize] += 1;
             self.dismiss(sink, id, CloseReason::Overflow);
             return false;
         }
         self.skip_what_is_gone(id);
-        let owes = self.conns.get(id).expect("the caller has it").owes;
+        let (owes, flags) = self.conns.get(id).map(|conn| (conn.owes, conn.flags)).expect("the caller has it");
         if owes == Owes::NOTHING {
             return true;
         }
         let mut out = Vec::new();
         if owes.has(Owes::OPEN) {
-            self.put_open(id, &mut out);
+            if flags.has(Flags::DURABLE) {
+                // It is opened, and told what it owes, where it begins in the history.
+                return true;
+            }
+            self.put_open(id, false, None, &mut out);
         }
         for (debt, reason) in Owes::RESETS {
             if owes.has(debt) {
@@ -208,15 +221,18 @@ impl<P> Shard<P> {
     }
 
     /// True exactly when it has overflowed on a topic whose class disconnects.
-    pub(super) fn has_overflowed_for_good(&mut self, id: ConnId) -> bool {
+    pub(super) fn has_overflowed_for_good(&mut self, id: ConnId, among: Among) -> bool {
         let conn = self.conns.get(id).expect("the caller has it");
-        if !conn.flags.has(Flags::OPENED) {
+        if !conn.flags.has(Flags::OPENED) || conn.flags.has(Flags::REPLAYING) && among == Among::All {
             return false;
         }
         let cursor = conn.cursor;
         let topics = &mut self.topics;
         let mut lost = |topic: u32, from: Seq, owes: Owes| {
             let topic = topics.at(topic);
+            if topic.past.is_some() && among == Among::Live {
+                return false;
+            }
             topic.class.overflow == Overflow::Disconnect && topic.log.floor() > from && !owes.has(Owes::GAP)
         };
         match self.many.get(&id.slot) {
@@ -232,14 +248,18 @@ impl<P> Shard<P> {
             return;
         }
         let Some(many) = self.many.get_mut(&id.slot) else {
-            let log = &self.topics.at(conn.sub.topic).log;
-            if log.floor() > conn.cursor {
-                conn.cursor = go_on(log, &mut conn.owes);
+            let topic = self.topics.at(conn.sub.topic);
+            if topic.past.is_none() && topic.log.floor() > conn.cursor {
+                conn.cursor = go_on(&topic.log, &mut conn.owes);
             }
             return;
         };
         for (topic, sub) in many.iter_mut() {
-            let log = &self.topics.at(topic).log;
+            let topic = self.topics.at(topic);
+            if topic.past.is_some() {
+                continue;
+            }
+            let log = &topic.log;
             if log.floor() > conn.cursor.max(sub.from) {
                 sub.from = go_on(log, &mut sub.owes);
                 conn.owes.add(sub.owes);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::event::Event;
+use crate::event::{Event, Stored};
 
 /// How a stream wants its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +72,12 @@ impl Frame {
     #[must_use]
     pub fn event(&self) -> &Event {
         &self.event
+    }
+
+    /// The event's place in the history.
+    #[must_use]
+    pub fn stored(&self) -> Option<Stored> {
+        self.event.stored
     }
 
     /// Bytes this frame is charged with.

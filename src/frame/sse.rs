@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::frame::WireForm;
 use crate::topic::Topic;
 
@@ -98,16 +98,36 @@ pub fn body_end(form: WireForm) -> &'static [u8] {
 
 /// Why a stream is told that it missed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(usize)]
 pub enum ResetReason {
-    /// The connection to the source was lost for a while, or the shard's inbox ran over.
+    /// Live topics: the connection to the source was lost for a while, or the shard's inbox ran over.
     Gap,
-    /// The reader was slower than the log is long.
+    /// Live topics: the reader was slower than the log is long.
     Overflow,
-    /// An event was larger than [`crate::event::EVENT_BYTES_MAX`].
+    /// Live topics: an event was larger than [`crate::event::EVENT_BYTES_MAX`].
     TooLarge,
+    /// Durable topics: events behind the reader's position are no longer retained.
+    Trimmed,
+    /// Durable topics: the history fell back behind the reader's position, or events were lost on its way.
+    Diverged,
+    /// Durable topics: the history began anew.
+    Epoch,
+    /// Durable topics: the position that was presented is none.
+    UnknownCursor,
 }
 
 impl ResetReason {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [ResetReason; 7] = [
+        ResetReason::Gap,
+        ResetReason::Overflow,
+        ResetReason::TooLarge,
+        ResetReason::Trimmed,
+        ResetReason::Diverged,
+        ResetReason::Epoch,
+        ResetReason::UnknownCursor,
+    ];
+
     /// The `reason` in the block.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -115,6 +135,10 @@ impl ResetReason {
             ResetReason::Gap => "gap",
             ResetReason::Overflow => "overflow",
             ResetReason::TooLarge => "too-large",
+            ResetReason::Trimmed => "trimmed",
+            ResetReason::Diverged => "diverged",
+            ResetReason::Epoch => "epoch",
+            ResetReason::UnknownCursor => "unknown-cursor",
         }
     }
 }
@@ -142,30 +166,31 @@ impl DrainReason {
     }
 }
 
-/// `fanwheel.open`: the first block of a stream; from here on nothing is missed untold.
+/// `fanwheel.open`: the first block of a stream; from here on nothing is missed untold. `resumed` says that the
+/// position presented is honoured; `id` is the stream's position, if it has one.
 #[must_use]
-pub fn open<'a>(topics: impl Iterator<Item = &'a Topic>, retry_ms: u32) -> Chunk {
+pub fn open<'a>(topics: impl Iterator<Item = &'a Topic>, retry_ms: u32, resumed: bool, id: Option<EventId>) -> Chunk {
     let topics = topics.map(Topic::as_str).collect();
-    control("open", Some(retry_ms), &Open { topics, resumed: false })
+    control("open", Some(retry_ms), &Open { topics, resumed }, id)
 }
 
-/// `fanwheel.reset`: events of these topics were missed in this place.
+/// `fanwheel.reset`: events of these topics were missed in this place, which is `id` if the stream has positions.
 #[must_use]
-pub fn reset<'a>(reason: ResetReason, topics: impl Iterator<Item = &'a Topic>) -> Chunk {
+pub fn reset<'a>(reason: ResetReason, topics: impl Iterator<Item = &'a Topic>, id: Option<EventId>) -> Chunk {
     let topics = topics.map(Topic::as_str).collect();
-    control("reset", None, &Reset { reason: reason.label(), topics })
+    control("reset", None, &Reset { reason: reason.label(), topics }, id)
 }
 
 /// `fanwheel.drain`: the stream ends here; come back after the time given.
 #[must_use]
 pub fn drain(reason: DrainReason, retry_ms: u32) -> Chunk {
-    control("drain", Some(retry_ms), &Drain { reason: reason.label(), retry_ms })
+    control("drain", Some(retry_ms), &Drain { reason: reason.label(), retry_ms }, None)
 }
 
 /// `fanwheel.unavailable`: the stream could not be opened; come back after the time given.
 #[must_use]
 pub fn unavailable(retry_ms: u32) -> Chunk {
-    control("unavailable", Some(retry_ms), &Unavailable { retry_ms })
+    control("unavailable", Some(retry_ms), &Unavailable { retry_ms }, None)
 }
 
 #[derive(Serialize)]
@@ -192,13 +217,17 @@ struct Unavailable {
 }
 
 /// A control block. `retry:` stands only in blocks with data: one parser drops it otherwise.
-fn control(name: &str, retry_ms: Option<u32>, data: &impl Serialize) -> Chunk {
+fn control(name: &str, retry_ms: Option<u32>, data: &impl Serialize, id: Option<EventId>) -> Chunk {
     let data = serde_json::to_string(data).expect("strings and numbers serialize");
     let mut body = format!("event: fanwheel.{name}\n");
     if let Some(ms) = retry_ms {
         let _ = writeln!(body, "retry: {ms}");
     }
-    let _ = write!(body, "data: {data}\n\n");
+    let _ = writeln!(body, "data: {data}");
+    if let Some(id) = id {
+        let _ = writeln!(body, "id: {id}");
+    }
+    body.push('\n');
     let mut chunk = ChunkWriter::new(body.len());
     chunk.put(body.as_bytes());
     chunk.finish()
@@ -270,7 +299,7 @@ impl ChunkWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{EventId, EventName, Stamp, Stored};
+    use crate::event::{EventName, Stamp, Stored};
     use proptest::prelude::*;
 
     fn event(name: Option<&str>, data: &[u8], id: Option<EventId>) -> Event {
@@ -310,16 +339,18 @@ mod tests {
     #[test]
     fn control_blocks_carry_retry_beside_data() {
         let topics = [Topic::parse("a\"b").expect("a topic")];
-        let open = open(topics.iter(), 2500);
+        let open = open(topics.iter(), 2500, false, None);
         assert_eq!(
             std::str::from_utf8(open.plain()),
             Ok("event: fanwheel.open\nretry: 2500\ndata: {\"topics\":[\"a\\\"b\"],\"resumed\":false}\n\n")
         );
-        let reset = reset(ResetReason::TooLarge, topics.iter());
+        let told = reset(ResetReason::TooLarge, topics.iter(), None);
         assert_eq!(
-            std::str::from_utf8(reset.plain()),
+            std::str::from_utf8(told.plain()),
             Ok("event: fanwheel.reset\ndata: {\"reason\":\"too-large\",\"topics\":[\"a\\\"b\"]}\n\n")
         );
+        let told = reset(ResetReason::Trimmed, topics.iter(), EventId::parse("5-0-abcd"));
+        assert!(told.plain().ends_with(b"]}\nid: 5-0-abcd\n\n"), "the id is the last line");
     }
 
     /// The slow twin of `lines`.

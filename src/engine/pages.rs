@@ -1,0 +1,230 @@
+//! Pieces of history that replaying readers share.
+//!
+//! ```text
+//!  reader at C ──► is it on a page? ──yes──► served
+//!                       │no
+//!                       ├─ one that begins at or before C is being read ──► waits for it
+//!                       └─ asked for; whoever comes meanwhile waits too
+//! ```
+//!
+//! What always holds: a page is contiguous, and whatever lies between `after` and its `end` is on it. After a
+//! reconnect storm the same pages serve everybody: the source is read once per topic and piece, not once per client.
+//!
+//! # Overload
+//! At most `READS_MAX` reads are under way, the others wait in line; pages are kept up to [`PAGES_BYTES_MAX`], those
+//! not used for longest leave first. A reader that finds its page gone asks again.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+
+use crate::engine::conn::ConnId;
+use crate::engine::history::{Page, Read};
+use crate::engine::policy::READS_MAX;
+use crate::engine::slab::Key;
+use crate::event::Stamp;
+use crate::frame::{ByteBudget, Frame};
+use crate::topic::Topic;
+
+/// Most bytes of pages a shard keeps, the last one asked for not counted.
+pub const PAGES_BYTES_MAX: usize = 8 << 20;
+/// About so many bytes of history are read at once for one reader, over all of its topics.
+pub const PAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Why something is read.
+#[derive(Debug)]
+pub enum Purpose {
+    /// For readers that wait.
+    Pages(Vec<(Topic, Stamp)>),
+    /// For the logs of topics that were just settled, up to this number.
+    Tails(Stamp, Vec<Key>),
+    /// For a reader that wants the newest events.
+    Start(ConnId),
+    /// For a repair, by its number: the indices of its topics.
+    Repair(u64, Vec<usize>),
+}
+
+/// What was asked, and in which era.
+#[derive(Debug)]
+pub struct Asked {
+    /// Why.
+    pub purpose: Purpose,
+    /// The watermark when it was asked: an answer holds everything up to there.
+    pub upto: Stamp,
+    /// See [`Pages::begin_era`].
+    pub era: u64,
+}
+
+/// A page, as it is kept.
+#[derive(Debug)]
+pub struct Cached {
+    /// Oldest first.
+    pub events: Vec<Rc<Frame>>,
+    /// Everything up to here is on it.
+    pub end: Stamp,
+    /// The topic's newest number when it was read, or the highest it may have had.
+    pub last: Stamp,
+    used: u64,
+    bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Pages {
+    /// By topic, and by the number after which each begins.
+    kept: HashMap<Topic, BTreeMap<Stamp, Cached>, foldhash::fast::RandomState>,
+    bytes: usize,
+    /// Counts uses.
+    uses: u64,
+    /// `uses` when the answer that is being kept came: its pages are needed together, and do not push each other out.
+    batch: u64,
+    /// Who waits for which page.
+    awaited: HashMap<Topic, BTreeMap<Stamp, Vec<ConnId>>, foldhash::fast::RandomState>,
+    /// Reads under way, by number.
+    asked: HashMap<u64, Asked>,
+    /// Reads that wait for their turn.
+    line: VecDeque<(u64, Read)>,
+    under_way: usize,
+    numbers: u64,
+    era: u64,
+}
+
+impl Cached {
+    /// Position of the first event behind `at`.
+    #[must_use]
+    pub fn position_after(&self, at: Stamp) -> usize {
+        self.events.partition_point(|frame| frame.stored().is_some_and(|stored| stored.id.stamp <= at))
+    }
+}
+
+impl Pages {
+    /// The page of `topic` that goes on from `at`, if it is here.
+    pub fn find(&mut self, topic: &Topic, at: Stamp) -> Option<&Cached> {
+        let (_, page) = self.kept.get_mut(topic)?.range_mut(..=at).next_back()?;
+        self.uses += 1;
+        page.used = self.uses;
+        (at < page.end).then_some(&*page)
+    }
+
+    /// A page that [`Pages::find`] has found.
+    #[must_use]
+    pub fn found(&self, topic: &Topic, at: Stamp) -> Option<&Cached> {
+        Some(self.kept.get(topic)?.range(..=at).next_back()?.1)
+    }
+
+    /// Forgets the page that goes on from `at`: it does not tell what must be known by now.
+    pub fn forget(&mut self, topic: &Topic, at: Stamp) {
+        let Some(pages) = self.kept.get_mut(topic) else { return };
+        let Some((&after, _)) = pages.range(..=at).next_back() else { return };
+        if let Some(page) = pages.remove(&after) {
+            self.bytes -= page.bytes;
+        }
+        if pages.is_empty() {
+            self.kept.remove(topic);
+        }
+    }
+
+    /// Lets `reader` wait for pages of these topics that go on from `at`. Asks for those nobody has asked for.
+    /// Gives how many it waits for.
+    pub fn await_pages(&mut self, reader: ConnId, topics: Vec<Topic>, at: Stamp, upto: Stamp) -> usize {
+        let count = topics.len();
+        let mut wanted = Vec::new();
+        for topic in topics {
+            let awaited = self.awaited.entry(topic.clone()).or_default();
+            match awaited.range_mut(..=at).next_back() {
+                Some((_, readers)) => readers.push(reader),
+                None => {
+                    awaited.insert(at, vec![reader]);
+                    wanted.push((topic, at));
+                }
+            }
+        }
+        if !wanted.is_empty() {
+            let bytes_max = (PAGE_BYTES_MAX / wanted.len()).max(4 << 10);
+            let read = Read::After { topics: wanted.clone(), bytes_max };
+            self.ask(Purpose::Pages(wanted), read, upto);
+        }
+        count
+    }
+
+    /// Puts a read in line.
+    pub fn ask(&mut self, purpose: Purpose, read: Read, upto: Stamp) {
+        self.numbers += 1;
+        self.asked.insert(self.numbers, Asked { purpose, upto, era: self.era });
+        self.line.push_back((self.numbers, read));
+    }
+
+    /// The next read whose turn it is.
+    pub fn take_read(&mut self) -> Option<(u64, Read)> {
+        if self.under_way >= READS_MAX {
+            return None;
+        }
+        let next = self.line.pop_front()?;
+        self.under_way += 1;
+        Some(next)
+    }
+
+    /// What an answer is for.
+    pub fn handle_answer(&mut self, number: u64) -> Option<Asked> {
+        let asked = self.asked.remove(&number)?;
+        self.under_way -= 1;
+        self.batch = self.uses;
+        Some(asked)
+    }
+
+    /// True exactly when what was asked then still means the same history.
+    #[must_use]
+    pub fn is_current(&self, era: u64) -> bool {
+        self.era == era
+    }
+
+    /// Keeps a page that was read for `(topic, after)`, and gives those who waited for it.
+    pub fn keep(&mut self, page: Page, after: Stamp, upto: Stamp, budget: &ByteBudget) -> Vec<ConnId> {
+        let readers = self.stop_waiting(&page.topic, after);
+        let newest = page.events.last().and_then(|event| event.stored).map_or(after, |stored| stored.id.stamp);
+        let end = if page.more { newest } else { newest.max(upto) };
+        let bytes: usize = page.events.iter().map(|event| crate::frame::FRAME_OVERHEAD + 2 * event.weight()).sum();
+        let bytes = bytes + size_of::<Cached>();
+        let events = page.events.into_iter().map(|event| Rc::new(Frame::new(event, budget))).collect();
+        self.uses += 1;
+        while self.bytes + bytes > PAGES_BYTES_MAX && self.drop_oldest(self.batch) {}
+        let cached = Cached { events, end, last: page.last, used: self.uses, bytes };
+        self.bytes += bytes;
+        if let Some(before) = self.kept.entry(page.topic).or_default().insert(after, cached) {
+            self.bytes -= before.bytes;
+        }
+        readers
+    }
+
+    /// Nobody waits for this page any more; gives those who did.
+    pub fn stop_waiting(&mut self, topic: &Topic, after: Stamp) -> Vec<ConnId> {
+        let Some(awaited) = self.awaited.get_mut(topic) else { return Vec::new() };
+        let readers = awaited.remove(&after).unwrap_or_default();
+        if awaited.is_empty() {
+            self.awaited.remove(topic);
+        }
+        readers
+    }
+
+    /// What was read so far, and what is being read, is of a history that is no longer there.
+    pub fn begin_era(&mut self) {
+        self.era += 1;
+        self.kept.clear();
+        self.bytes = 0;
+    }
+
+    /// Drops the page that was not used for longest. False when there is none.
+    pub fn drop_any(&mut self) -> bool {
+        self.drop_oldest(u64::MAX)
+    }
+
+    /// Drops the page that was not used for longest, if that is no later than `use_max`.
+    fn drop_oldest(&mut self, use_max: u64) -> bool {
+        let all =
+            self.kept.iter().flat_map(|(topic, pages)| pages.iter().map(move |(after, page)| (topic, after, page)));
+        let oldest = all.min_by_key(|(_, _, page)| page.used).filter(|(_, _, page)| page.used <= use_max);
+        let Some((topic, &after, _)) = oldest else { return false };
+        let topic = topic.clone();
+        self.forget(&topic, after);
+        true
+    }
+}

@@ -1,0 +1,189 @@
+//! The history a shard is fed from, as far as the shard knows it, and what waits for it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::engine::catch_up::CatchUp;
+use crate::engine::conn::ConnId;
+use crate::engine::history::Chain;
+use crate::engine::pages::Pages;
+use crate::engine::slab::Key;
+use crate::event::{Event, EventId, Stamp, Tag};
+
+/// Most events held while a shard catches up, and their bytes.
+const HELD_EVENTS_MAX: usize = 16_384;
+const HELD_BYTES_MAX: usize = 8 << 20;
+/// A marker that has not come after so many ticks is asked for again: 2 s.
+const BARRIER_TICKS: u32 = 20;
+
+/// The history a shard is fed from, as far as it knows it.
+#[derive(Debug)]
+pub(super) struct Partition {
+    /// None until the first marker.
+    pub(super) chain: Option<Arc<Chain>>,
+    pub(super) watermark: Stamp,
+    pub(super) hold: Option<Hold>,
+    /// True exactly when a marker is needed that is asked for from now on.
+    pub(super) wants_barrier: bool,
+    /// When a marker was asked for that has not come.
+    pub(super) asked_at: Option<u32>,
+    /// Topics that are confirmed and wait for a marker.
+    pub(super) unsettled: Vec<Key>,
+    /// Readers that wait for a marker which is asked for from now on, and for the one that is under way.
+    pub(super) ahead: Vec<ConnId>,
+    pub(super) ahead_asked: Vec<ConnId>,
+    /// Readers that wait for the end of the hold.
+    pub(super) held_back: Vec<ConnId>,
+    /// An incarnation that was met and which the marker after it did not know.
+    pub(super) strange: Option<Tag>,
+    /// The incarnation behind whose fence this shard's streams were told that they had gone too far.
+    pub(super) fell_back: Option<Tag>,
+    /// The incarnation of which all nodes are to be told that it has lost something.
+    pub(super) lossy: Option<Tag>,
+    /// Topics with a tail, in the order in which these were read.
+    pub(super) tails: VecDeque<Key>,
+    /// Counts repairs.
+    pub(super) repairs: u64,
+    pub(super) pages: Pages,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) stage: Stage,
+    /// Events that came behind the marker.
+    pub(super) queue: VecDeque<Arc<Event>>,
+    pub(super) bytes: usize,
+    /// True exactly when some did not fit, or were lost on their way.
+    pub(super) overrun: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Until these are confirmed, or gone.
+    Subscribing(HashSet<Key>),
+    /// Until a marker comes.
+    Barrier,
+    /// Until everything up to the marker is ingested.
+    Reading(CatchUp),
+    /// Until what was held is ingested.
+    Releasing,
+}
+
+impl Default for Partition {
+    fn default() -> Partition {
+        Partition {
+            chain: None,
+            watermark: Stamp::ZERO,
+            hold: None,
+            wants_barrier: false,
+            asked_at: None,
+            unsettled: Vec::new(),
+            ahead: Vec::new(),
+            ahead_asked: Vec::new(),
+            held_back: Vec::new(),
+            strange: None,
+            fell_back: None,
+            lossy: None,
+            tails: VecDeque::new(),
+            repairs: 0,
+            pages: Pages::default(),
+        }
+    }
+}
+
+impl Partition {
+    /// The incarnations. Before the first marker nobody can ask: no topic is settled.
+    pub(super) fn chain(&self) -> Arc<Chain> {
+        self.chain.clone().unwrap_or_else(|| Arc::new(Chain::begin(Tag::NONE)))
+    }
+
+    /// Every event of the shard's topics up to here was ingested.
+    pub(super) fn watermark(&self) -> Stamp {
+        self.watermark
+    }
+
+    /// The watermark, as a position.
+    pub(super) fn position(&self) -> EventId {
+        EventId { stamp: self.watermark, tag: self.chain.as_ref().map_or(Tag::NONE, |chain| chain.tag) }
+    }
+
+    pub(super) fn is_holding(&self) -> bool {
+        self.hold.is_some()
+    }
+
+    /// The reader is served when the hold has ended.
+    pub(super) fn await_release(&mut self, id: ConnId) {
+        self.held_back.push(id);
+    }
+
+    /// The reader is served when a marker has come that is asked for from now on.
+    pub(super) fn await_marker(&mut self, id: ConnId) {
+        self.ahead.push(id);
+        self.wants_barrier = true;
+    }
+
+    /// True exactly when a marker is to be asked for now.
+    pub(super) fn take_barrier(&mut self, now: u32) -> bool {
+        let may_ask = match &self.hold {
+            None => true,
+            Some(hold) => matches!(hold.stage, Stage::Barrier),
+        };
+        if !self.wants_barrier || self.asked_at.is_some() || !may_ask {
+            return false;
+        }
+        self.wants_barrier = false;
+        self.asked_at = Some(now);
+        self.ahead_asked.append(&mut self.ahead);
+        true
+    }
+
+    /// What was asked for may be lost: it is asked for again.
+    pub(super) fn ask_again(&mut self) {
+        self.wants_barrier |= self.asked_at.take().is_some();
+        self.ahead.append(&mut self.ahead_asked);
+    }
+
+    /// Asks again for a marker that does not come.
+    pub(super) fn repeat_barrier(&mut self, now: u32) {
+        if self.barrier_deadline().is_some_and(|due| due <= now) {
+            self.ask_again();
+        }
+    }
+
+    /// When a marker is asked for again.
+    pub(super) fn barrier_deadline(&self) -> Option<u32> {
+        Some(self.asked_at? + BARRIER_TICKS)
+    }
+
+    /// A topic is gone, or is no longer to be waited for.
+    pub(super) fn note_gone(&mut self, key: Key) {
+        let Some(Hold { stage: Stage::Subscribing(missing), .. }) = &mut self.hold else { return };
+        missing.remove(&key);
+        if missing.is_empty() {
+            self.hold_at(Stage::Barrier);
+        }
+    }
+
+    /// Begins a hold, or begins it anew: what came so far is covered by the marker that is asked for next.
+    pub(super) fn hold_at(&mut self, stage: Stage) {
+        self.wants_barrier |= matches!(stage, Stage::Barrier);
+        self.hold = Some(Hold { stage, queue: VecDeque::new(), bytes: 0, overrun: false });
+    }
+
+    /// Keeps an event for the end of the hold.
+    pub(super) fn keep(&mut self, event: Arc<Event>) {
+        let Some(hold) = &mut self.hold else { return };
+        if matches!(hold.stage, Stage::Subscribing(_) | Stage::Barrier) {
+            // It was published before the marker that is to come, and is read.
+            return;
+        }
+        let bytes = hold.bytes + event.weight();
+        if hold.overrun || hold.queue.len() >= HELD_EVENTS_MAX || bytes > HELD_BYTES_MAX {
+            hold.overrun = true;
+            return;
+        }
+        hold.bytes = bytes;
+        hold.queue.push_back(event);
+    }
+}

@@ -1,0 +1,594 @@
+//! What a shard knows of the history it is fed from, and how it catches up with what it has missed.
+//!
+//! ```text
+//!            source lost, inbox ran over, an event does not follow the one before it, an unknown incarnation
+//!   current ────────────────────────────────────────────────────────────────────────────► holding:
+//!      ▲                                                                                    Subscribing
+//!      │                                                                                        │ all confirmed
+//!      │        ┌────────────────── an overrun of what was held, or a new cause ──────────► Barrier
+//!      │        │                                                                               │ marker W
+//!      └── Releasing ◄── everything up to W is ingested ── Reading (watermark, W] of all topics ◄┘
+//! ```
+//!
+//! What always holds:
+//! - the *watermark*: every event of the settled topics up to this number has been ingested, none above it;
+//! - events are ingested in the order of their numbers, whether they came alive or were read;
+//! - while the shard is holding, events of durable topics that come are kept for later (behind the marker) or dropped
+//!   (before it: they are read). Live topics are not held.
+//!
+//! # Overload
+//! What is held is bounded; an overrun drops everything from there on and begins a next round, which starts where this
+//! one has got to. Reads of a repair are bounded in bytes for each topic and in number; their events are ingested in portions, a
+//! sweep after each. One failed test never leads to a second repair for the same event: the next one starts behind it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::engine::catch_up::{CatchUp, Item};
+use crate::engine::conn::{Conn, ConnId, Flags};
+use crate::engine::history::{Answer, Answered, Chain, Marker, Page, Read, Verdict};
+use crate::engine::pages::Purpose;
+use crate::engine::partition::{Hold, Stage};
+use crate::engine::past::{Held, TAIL_BYTES_MAX, TAIL_EVENTS_MAX};
+use crate::engine::policy::PORTION;
+use crate::engine::registry::Subscription;
+use crate::engine::shard::Shard;
+use crate::engine::slab::Key;
+use crate::engine::{Inbound, Ingested, Sink};
+use crate::event::{Event, EventId, Stamp, Stored};
+use crate::frame::sse::{self, ResetReason};
+use crate::topic::Topic;
+
+/// Bytes a repair reads at once, over all topics; at least one event of each.
+const REPAIR_BYTES_MAX: usize = 8 << 20;
+/// Bytes it reads at once of one topic.
+const REPAIR_PAGE_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 10;
+/// Topics in one read.
+const TOPICS_PER_READ: usize = 64;
+
+impl<P> Shard<P> {
+    /// A durable topic is confirmed. True exactly when its members need not wait for a marker.
+    pub(super) fn note_subscribed(&mut self, key: Key) -> bool {
+        let past = self.topics.at(key.slot).past.as_ref();
+        if past.is_some_and(|past| past.settled) {
+            self.partition.note_gone(key);
+            return true;
+        }
+        self.partition.unsettled.push(key);
+        self.partition.wants_barrier = true;
+        false
+    }
+
+    /// The source has left: whatever was settled is repaired when it has been confirmed again.
+    pub(super) fn hold_until_subscribed(&mut self) {
+        self.partition.ask_again();
+        self.partition.unsettled.clear();
+        let settled: HashSet<Key> = self.topics.settled().into_iter().collect();
+        if !settled.is_empty() {
+            self.partition.hold_at(Stage::Subscribing(settled));
+        } else if self.partition.hold.take().is_some() {
+            self.release();
+        }
+    }
+
+    /// A topic's subscription ended by itself: it is repaired when it has been confirmed again.
+    pub(super) fn hold_for_topic(&mut self, key: Key) {
+        let is_settled = self.topics.at(key.slot).past.as_ref().is_some_and(|past| past.settled);
+        if !is_settled {
+            self.partition.unsettled.retain(|&unsettled| unsettled != key);
+            return;
+        }
+        match &mut self.partition.hold {
+            Some(Hold { stage: Stage::Subscribing(missing), .. }) => {
+                missing.insert(key);
+            }
+            _ => {
+                self.partition.ask_again();
+                self.partition.hold_at(Stage::Subscribing(HashSet::from([key])));
+            }
+        }
+    }
+
+    /// The inbox ran over in this place.
+    pub(super) fn hold_after_overrun(&mut self) {
+        match &mut self.partition.hold {
+            Some(Hold { stage: Stage::Reading(_) | Stage::Releasing, overrun, .. }) => *overrun = true,
+            Some(_) => self.partition.ask_again(),
+            None => {
+                // A marker may be among what was dropped.
+                self.partition.ask_again();
+                if !self.topics.settled().is_empty() {
+                    self.partition.hold_at(Stage::Barrier);
+                }
+            }
+        }
+    }
+
+    /// Takes an event of a durable topic.
+    pub(super) fn ingest_durable<S: Sink<Port = P>>(&mut self, sink: &mut S, event: Arc<Event>) -> Ingested {
+        if self.partition.is_holding() {
+            self.partition.keep(event);
+            return Ingested::Done;
+        }
+        match self.take_current(sink, event) {
+            Ok(()) => Ingested::Done,
+            Err(event) => Ingested::Full(Inbound::Event(event)),
+        }
+    }
+
+    /// Takes an event that comes alive. Gives it back when a sweep must come first.
+    fn take_current<S: Sink<Port = P>>(&mut self, sink: &mut S, event: Arc<Event>) -> Result<(), Arc<Event>> {
+        let Some(stored) = event.stored else { return Ok(()) };
+        let Some(chain) = &self.partition.chain else {
+            self.counters.events_unwanted += 1;
+            return Ok(());
+        };
+        if stored.id.tag != chain.tag {
+            if self.partition.strange != Some(stored.id.tag) && !self.topics.settled().is_empty() {
+                self.partition.strange = Some(stored.id.tag);
+                self.partition.hold_at(Stage::Barrier);
+            }
+            self.counters.events_unwanted += 1;
+            return Ok(());
+        }
+        let wanted = self.live_topic(&event.topic);
+        let key = wanted.filter(|key| self.topics.at(key.slot).past.as_ref().is_some_and(|past| past.settled));
+        let Some(key) = key else {
+            self.counters.events_unwanted += 1;
+            return Ok(());
+        };
+        let past = self.topics.at(key.slot).past.as_ref().expect("it is durable");
+        if !past.held.is_followed_by(stored.prev) {
+            self.partition.hold_at(Stage::Barrier);
+            return Ok(());
+        }
+        self.append_durable(sink, key, event, stored)
+    }
+
+    /// Appends the next event of all. Gives it back when a sweep must come first.
+    fn append_durable<S: Sink<Port = P>>(
+        &mut self,
+        sink: &mut S,
+        key: Key,
+        event: Arc<Event>,
+        stored: Stored,
+    ) -> Result<(), Arc<Event>> {
+        if !self.make_room(sink, &event) {
+            return Err(event);
+        }
+        self.append(event);
+        if let Some(past) = &mut self.topics.at(key.slot).past {
+            past.note(stored);
+        }
+        self.partition.watermark = stored.id.stamp;
+        Ok(())
+    }
+
+    /// Takes a place in the history. False when a sweep must come first.
+    pub(super) fn handle_marker<S: Sink<Port = P>>(&mut self, sink: &mut S, marker: &Marker) -> bool {
+        let is_held = match &self.partition.hold {
+            None => false,
+            Some(Hold { stage: Stage::Barrier, .. }) => true,
+            // Of another question: what is being done does not need it.
+            Some(_) => return true,
+        };
+        let is_other = self.partition.chain.as_ref().is_none_or(|chain| chain.tag != marker.chain.tag)
+            || marker.last < self.partition.watermark;
+        if (is_held || is_other) && !self.run.is_empty() {
+            return false;
+        }
+        self.partition.asked_at = None;
+        if is_other {
+            self.take_chain(sink, marker);
+        } else {
+            self.partition.chain = Some(Arc::clone(&marker.chain));
+        }
+        if self.partition.strange.is_some_and(|tag| marker.chain.knows(tag)) {
+            self.partition.strange = None;
+        }
+        let behind = self.topics.settled();
+        if (is_held || is_other) && !behind.is_empty() {
+            self.begin_catching_up(behind, marker.last);
+        } else {
+            self.partition.hold = None;
+            self.partition.watermark = marker.last;
+        }
+        self.settle_topics(marker.last);
+        for id in std::mem::take(&mut self.partition.ahead_asked) {
+            if let Some(place) = self.places.get_mut(&id.slot).filter(|_| self.conns.get(id).is_some()) {
+                place.tried = true;
+                self.enqueue(id);
+            }
+        }
+        if !self.partition.is_holding() {
+            self.release();
+        }
+        true
+    }
+
+    /// Confirmed topics are fed from here on.
+    fn settle_topics(&mut self, upto: Stamp) {
+        let mut settled = Vec::new();
+        for key in std::mem::take(&mut self.partition.unsettled) {
+            let Some(topic) = self.topics.get(key).filter(|topic| topic.subscription == Subscription::Live) else {
+                continue;
+            };
+            let Some(past) = topic.past.as_mut().filter(|past| !past.settled) else { continue };
+            past.settle(upto);
+            settled.push(key);
+            self.stop_waiting(key);
+        }
+        for keys in settled.chunks(TOPICS_PER_READ) {
+            let topics = keys.iter().map(|key| self.topics.at(key.slot).name.clone()).collect();
+            let read = Read::Tail { topics, upto, events_max: TAIL_EVENTS_MAX, bytes_max: TAIL_BYTES_MAX };
+            self.partition.pages.ask(Purpose::Tails(upto, keys.to_vec()), read, upto);
+        }
+    }
+
+    /// The hold has ended: whoever waited for that is served.
+    fn release(&mut self) {
+        for id in std::mem::take(&mut self.partition.held_back) {
+            self.enqueue_if_open(id);
+        }
+        self.partition.wants_barrier |= !self.partition.unsettled.is_empty() || !self.partition.ahead.is_empty();
+    }
+
+    fn enqueue_if_open(&mut self, id: ConnId) {
+        if self.conns.get(id).is_some() {
+            self.enqueue(id);
+        }
+    }
+
+    /// The history is another than it was, or fell back.
+    fn take_chain<S: Sink<Port = P>>(&mut self, sink: &mut S, marker: &Marker) {
+        let before = self.partition.chain.replace(Arc::clone(&marker.chain));
+        let Some(before) = before else {
+            self.partition.watermark = marker.last;
+            return;
+        };
+        let here = EventId { stamp: self.partition.watermark, tag: before.tag };
+        match marker.chain.judge(here, marker.last) {
+            Verdict::Honoured => {}
+            Verdict::Diverged(fence) => {
+                if before.tag != marker.chain.tag {
+                    self.partition.fell_back = Some(before.tag);
+                    self.partition.lossy = Some(before.tag);
+                }
+                self.fall_back(sink, fence, ResetReason::Diverged);
+            }
+            Verdict::Unknown => {
+                let here = EventId { stamp: marker.last, tag: marker.chain.tag };
+                self.fall_back(sink, here, ResetReason::Epoch);
+            }
+        }
+    }
+
+    /// What the shard holds beyond `to` is no longer part of the history.
+    fn fall_back<S: Sink<Port = P>>(&mut self, sink: &mut S, to: EventId, reason: ResetReason) {
+        debug_assert!(self.run.is_empty(), "everybody was offered what there was");
+        let is_beyond = |held: Held| reason == ResetReason::Epoch || held.exact && held.upto > to.stamp;
+        let ready = self.ready_durable();
+        let told: Vec<ConnId> = ready.iter().copied().filter(|&id| self.holds(id, is_beyond)).collect();
+        self.seq += 1;
+        let seq = self.seq;
+        for key in self.topics.settled() {
+            let topic = self.topics.at(key.slot);
+            self.logged -= topic.log.len();
+            let past = topic.past.as_mut().expect("it is settled");
+            if past.held.exact && !is_beyond(past.held) {
+                past.begin_after(past.held.upto);
+            } else {
+                past.begin_at(to.stamp);
+            }
+            self.topics.drop_log(key.slot, seq);
+        }
+        self.partition.watermark = to.stamp;
+        self.partition.pages.begin_era();
+        for &id in &ready {
+            self.conns.at(id.slot).expect("just found").cursor = seq;
+        }
+        for id in told {
+            let topics = self.durable_topics(id);
+            self.tell(sink, id, reason, &topics, to);
+        }
+    }
+
+    /// Streams with durable topics that were handed everything there is.
+    fn ready_durable(&self) -> Vec<ConnId> {
+        let ids = (0..self.conns.slots()).filter_map(|slot| self.conns.key_at(slot));
+        let is_ready =
+            |id: &ConnId| self.conns.get(*id).is_some_and(|conn| conn.flags.has(Flags::DURABLE) && conn.is_ready());
+        ids.filter(is_ready).collect()
+    }
+
+    /// True exactly when the stream follows a durable topic of which that holds.
+    fn holds(&mut self, id: ConnId, wanted: impl Fn(Held) -> bool) -> bool {
+        let only = self.conns.get(id).expect("the caller has it").sub.topic;
+        let topics = &mut self.topics;
+        let mut holds = |topic: u32| topics.at(topic).past.as_ref().is_some_and(|past| wanted(past.held));
+        match self.many.get(&id.slot) {
+            None => holds(only),
+            Some(many) => many.iter().any(|(topic, _)| holds(topic)),
+        }
+    }
+
+    /// Tells a stream that was handed everything there is of a loss in this place.
+    fn tell<S: Sink<Port = P>>(
+        &mut self,
+        sink: &mut S,
+        id: ConnId,
+        reason: ResetReason,
+        topics: &[Topic],
+        at: EventId,
+    ) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let block = sse::reset(reason, topics.iter(), Some(at));
+        let bytes = block.bytes(conn.form).to_vec();
+        self.count_reset(reason);
+        self.say(sink, id, &bytes);
+        if let Some(place) = self.places.get_mut(&id.slot) {
+            place.at = at;
+        }
+    }
+
+    /// Takes the news that an incarnation has lost something that was seen. False when a sweep must come first.
+    pub(super) fn handle_chain<S: Sink<Port = P>>(&mut self, sink: &mut S, chain: &Chain) -> bool {
+        let Some(known) = &self.partition.chain else { return true };
+        let mut next = Chain::clone(known);
+        for fence in &mut next.fences {
+            fence.lossy |= chain.fences.iter().any(|told| told.tag == fence.tag && told.lossy);
+        }
+        if next == **known {
+            return true;
+        }
+        if !self.run.is_empty() {
+            return false;
+        }
+        let last = next.fences.iter().rev().find(|fence| fence.lossy).map(|fence| fence.tag);
+        self.partition.chain = Some(Arc::new(next));
+        if last == self.partition.fell_back {
+            return true;
+        }
+        let here = self.partition.position();
+        for id in self.ready_durable() {
+            let topics = self.durable_topics(id);
+            self.tell(sink, id, ResetReason::Diverged, &topics, here);
+        }
+        true
+    }
+
+    /// Begins to read what was missed.
+    fn begin_catching_up(&mut self, behind: Vec<Key>, upto: Stamp) {
+        self.partition.repairs += 1;
+        self.counters.repairs += 1;
+        let (number, from) = (self.partition.repairs, self.partition.watermark);
+        let held = |key: Key| (key, self.topics.at(key.slot).past.as_ref().expect("it is settled").held);
+        let behind: Vec<(Key, Held)> = behind.into_iter().map(held).collect();
+        let all: Vec<usize> = (0..behind.len()).collect();
+        let catch_up = CatchUp::begin(number, from, upto, behind);
+        self.partition.hold_at(Stage::Reading(catch_up));
+        for indices in all.chunks(TOPICS_PER_READ) {
+            self.read_on(indices.to_vec());
+        }
+    }
+
+    /// Reads the next piece of these topics.
+    fn read_on(&mut self, indices: Vec<usize>) {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &self.partition.hold else { return };
+        let (number, upto, count) = (catch_up.number, catch_up.upto, catch_up.topics.len());
+        let behind = indices.iter().map(|&index| &catch_up.topics[index]);
+        let topics = behind.map(|behind| (self.topics.name_at(behind.key), behind.known));
+        let topics: Option<Vec<_>> = topics.map(|(name, known)| Some((name?, known))).collect();
+        let Some(topics) = topics else {
+            // One is gone: the others are read without it.
+            return self.read_without_gone(indices);
+        };
+        let bytes_max = (REPAIR_BYTES_MAX / count.max(1)).clamp(*REPAIR_PAGE_BYTES.start(), *REPAIR_PAGE_BYTES.end());
+        let read = Read::After { topics, bytes_max };
+        self.partition.pages.ask(Purpose::Repair(number, indices), read, upto);
+    }
+
+    fn read_without_gone(&mut self, indices: Vec<usize>) {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else { return };
+        let mut here = Vec::new();
+        for index in indices {
+            if self.topics.name_at(catch_up.topics[index].key).is_some() {
+                here.push(index);
+            } else {
+                catch_up.leave_out(index);
+            }
+        }
+        if !here.is_empty() {
+            self.read_on(here);
+        }
+    }
+
+    /// Takes what was read of the past.
+    pub fn handle_answer<S: Sink<Port = P>>(&mut self, _sink: &mut S, answered: Answered) {
+        let Some(asked) = self.partition.pages.handle_answer(answered.number) else { return };
+        let is_current = self.partition.pages.is_current(asked.era);
+        match (asked.purpose, answered.answer) {
+            (Purpose::Pages(wanted), Answer::Pages(pages)) => {
+                for ((topic, after), page) in wanted.into_iter().zip(pages) {
+                    debug_assert_eq!(topic, page.topic);
+                    let readers = if is_current {
+                        self.partition.pages.keep(page, after, asked.upto, &self.budget)
+                    } else {
+                        self.partition.pages.stop_waiting(&topic, after)
+                    };
+                    readers.into_iter().for_each(|id| self.handle_arrival(id));
+                }
+            }
+            (Purpose::Tails(upto, keys), Answer::Pages(pages)) if is_current => {
+                for (key, page) in keys.into_iter().zip(pages) {
+                    let Some(past) = self.topics.get(key).and_then(|topic| topic.past.as_mut()) else { continue };
+                    if past.settled && past.take_tail(upto, page, &self.budget) {
+                        self.partition.tails.push_back(key);
+                    }
+                }
+            }
+            (Purpose::Start(id), Answer::Start(start)) => self.handle_start(id, is_current.then_some(start)),
+            (Purpose::Repair(number, indices), Answer::Pages(pages)) => self.take_missed(number, indices, pages),
+            _ => {}
+        }
+    }
+
+    /// Takes pieces of what was missed.
+    fn take_missed(&mut self, number: u64, indices: Vec<usize>, pages: Vec<Page>) {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else { return };
+        if catch_up.number != number {
+            return;
+        }
+        for (index, page) in indices.into_iter().zip(pages) {
+            catch_up.take_page(index, page);
+        }
+    }
+
+    /// Goes on with a repair, a portion at a time. True exactly when there may be more to do before anything else
+    /// happens.
+    pub fn catch_up<S: Sink<Port = P>>(&mut self, sink: &mut S) -> bool {
+        for _ in 0..PORTION {
+            let Some(hold) = &mut self.partition.hold else { return false };
+            let has_more = match &mut hold.stage {
+                Stage::Subscribing(_) | Stage::Barrier => return false,
+                Stage::Reading(_) => self.ingest_missed(sink),
+                Stage::Releasing => self.ingest_held(sink),
+            };
+            match has_more {
+                Progress::Made => {}
+                Progress::NeedsSweep => return true,
+                Progress::Waits => return false,
+            }
+        }
+        true
+    }
+
+    /// Ingests the next item that was read.
+    fn ingest_missed<S: Sink<Port = P>>(&mut self, sink: &mut S) -> Progress {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else {
+            return Progress::Waits;
+        };
+        let Some((stamp, item, index)) = catch_up.next() else {
+            if !catch_up.open.is_empty() {
+                return Progress::Waits;
+            }
+            let upto = catch_up.upto;
+            self.partition.watermark = upto.max(self.partition.watermark);
+            if let Some(hold) = &mut self.partition.hold {
+                hold.stage = Stage::Releasing;
+            }
+            return Progress::Made;
+        };
+        let behind = &mut catch_up.topics[index];
+        let key = behind.key;
+        let is_here = self.topics.get(key).is_some_and(|topic| topic.past.as_ref().is_some_and(|past| past.settled));
+        match item {
+            Item::Loss if is_here => {
+                if !self.run.is_empty() {
+                    return Progress::NeedsSweep;
+                }
+                self.tell_trimmed(sink, key, stamp);
+            }
+            Item::Event if is_here => {
+                let Some(event) = behind.events.front().cloned() else { return Progress::Waits };
+                let Some(stored) = event.stored else { return Progress::Waits };
+                if self.append_durable(sink, key, event, stored).is_err() {
+                    return Progress::NeedsSweep;
+                }
+            }
+            Item::Loss | Item::Event => {}
+        }
+        self.pass_item(item, index)
+    }
+
+    /// An item was dealt with: the next one of its topic takes its place.
+    fn pass_item(&mut self, item: Item, index: usize) -> Progress {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else {
+            return Progress::Waits;
+        };
+        if catch_up.pass(item, index) {
+            self.read_on(vec![index]);
+        }
+        Progress::Made
+    }
+
+    /// Ingests the next event that was held.
+    fn ingest_held<S: Sink<Port = P>>(&mut self, sink: &mut S) -> Progress {
+        let Some(hold) = &mut self.partition.hold else { return Progress::Waits };
+        let Some(event) = hold.queue.pop_front() else {
+            let overrun = hold.overrun;
+            self.partition.hold = None;
+            if overrun {
+                self.partition.hold_at(Stage::Barrier);
+            } else {
+                self.release();
+            }
+            return Progress::Waits;
+        };
+        hold.bytes -= event.weight();
+        if event.stored.is_some_and(|stored| stored.id.stamp <= self.partition.watermark) {
+            return Progress::Made;
+        }
+        match self.take_current(sink, event) {
+            Ok(()) => Progress::Made,
+            Err(event) => {
+                if let Some(hold) = &mut self.partition.hold {
+                    hold.bytes += event.weight();
+                    hold.queue.push_front(event);
+                }
+                Progress::NeedsSweep
+            }
+        }
+    }
+
+    /// Events of a topic up to `last` are no longer retained, and its streams have not seen them.
+    fn tell_trimmed<S: Sink<Port = P>>(&mut self, sink: &mut S, key: Key, last: Stamp) {
+        debug_assert!(self.run.is_empty(), "everybody was offered what came before");
+        let ready: Vec<ConnId> = {
+            let members: Vec<u32> = self.topics.at(key.slot).members.iter().collect();
+            let ids = members.into_iter().filter_map(|slot| self.conns.key_at(slot));
+            ids.filter(|&id| self.conns.get(id).is_some_and(Conn::is_ready)).collect()
+        };
+        self.seq += 1;
+        let seq = self.seq;
+        let topic = self.topics.at(key.slot);
+        let name = topic.name.clone();
+        self.logged -= topic.log.len();
+        if let Some(past) = &mut topic.past {
+            past.begin_after(last);
+        }
+        self.topics.drop_log(key.slot, seq);
+        self.partition.watermark = last.max(self.partition.watermark);
+        let at = self.partition.chain().id_of(last);
+        for &id in &ready {
+            self.conns.at(id.slot).expect("just found").cursor = seq;
+        }
+        for id in ready {
+            self.tell(sink, id, ResetReason::Trimmed, std::slice::from_ref(&name), at);
+        }
+    }
+
+    /// Gives back memory of the past: a page, or a tail. False when there is none.
+    pub(super) fn free_past(&mut self) -> bool {
+        if self.partition.pages.drop_any() {
+            return true;
+        }
+        while let Some(key) = self.partition.tails.pop_front() {
+            let past = self.topics.get(key).and_then(|topic| topic.past.as_mut());
+            if past.is_some_and(|past| past.drop_tail()) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// How far a step of a repair has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Made,
+    /// Ready readers must be offered what there is first.
+    NeedsSweep,
+    /// Something must come in first.
+    Waits,
+}
