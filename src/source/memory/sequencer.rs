@@ -1,4 +1,4 @@
-//! The embedded broker: a node without Redis.
+//! The embedded broker's sequencer: a node without Redis.
 //!
 //! ```text
 //!  publish on shard 0 ─┐                       ┌─► inbox of shard 0

@@ -1,0 +1,5 @@
+//! The embedded broker: a node without Redis.
+
+pub mod sequencer;
+
+pub use sequencer::{Handle, Sequencer};
