@@ -1,5 +1,8 @@
 //! The embedded broker: a node without Redis.
 
+pub mod histories;
 pub mod sequencer;
+#[cfg(test)]
+mod twin;
 
 pub use sequencer::{Handle, Sequencer};
