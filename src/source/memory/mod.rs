@@ -1,6 +1,7 @@
 //! The embedded broker: a node without Redis.
 
 pub mod histories;
+pub mod idempotency;
 pub mod sequencer;
 #[cfg(test)]
 mod twin;
