@@ -41,11 +41,11 @@ use crate::engine::mailbox::{Mailbox, MailboxLimits};
 use crate::engine::policy::READS_MAX;
 use crate::engine::wheel::TICK_MS;
 use crate::engine::{Answered, Archive, Inbound, Interest, Publish, Shard};
-use crate::event::Event;
+use crate::event::{Event, Tag};
 use crate::feed::{self, Feed};
 use crate::metrics::SourceCounters;
 use crate::shutdown::{self, Signals, Stop};
-use crate::source::memory::{Handle, Sequencer};
+use crate::source::memory::{HISTORY_BYTES_DEFAULT, Handle, Sequencer, SequencerParts};
 use crate::source::redis::publisher::Publisher;
 use crate::source::redis::subscriber::Subscriber;
 use crate::source::redis::{Found, RedisConfig, RedisProblem};
@@ -196,8 +196,19 @@ fn set_up(
     let answers: Vec<_> = wakes.iter().map(|wake| mailbox(answer_limits, wake)).collect();
     let peers = Peers(calls.clone().into());
     let counters: Vec<Arc<SourceCounters>> = wakes.iter().map(|_| Arc::default()).collect();
-    let mut sequencer = redis.is_none().then(|| Sequencer::new(inboxes.clone(), Arc::clone(&counters[0])));
-    let handle = sequencer.as_ref().map(Sequencer::handle);
+    let mut sequencer = redis.is_none().then(|| {
+        Sequencer::new(SequencerParts {
+            inboxes: inboxes.clone(),
+            answers: answers.clone(),
+            counters: Arc::clone(&counters[0]),
+            classes: config.limits.classes.clone(),
+            history_bytes_max: HISTORY_BYTES_DEFAULT,
+            tag: Tag::draw(&mut fastrand::Rng::new()),
+            now_ms: Box::new(wall_ms),
+        })
+    });
+    let handles: Vec<Option<Handle>> =
+        (0..public.len()).map(|shard| sequencer.as_ref().map(|sequencer| sequencer.handle(shard))).collect();
     let pages = (feed || config.demo_pages).then(|| Pages {
         symbols: if feed { Feed::symbols().collect() } else { Vec::new() },
         source: if redis.is_some() { "redis" } else { "embedded broker" },
@@ -230,7 +241,7 @@ fn set_up(
             counters: counters.clone(),
             clock,
             sequencer: sequencer.take(),
-            handle: handle.clone(),
+            handle: handles[index].clone(),
         });
     (shards.collect(), admin)
 }
@@ -352,8 +363,7 @@ async fn run_feed(publish: Rc<dyn Publish>, clock: Clock) {
     loop {
         timer.tick().await;
         for _ in 0..FEED_BURST {
-            let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let quote = feed.next_quote(u64::try_from(since_1970.as_millis()).unwrap_or_default());
+            let quote = feed.next_quote(wall_ms());
             let event = Event {
                 topic: Topic::parse(&quote.topic).expect("`ticker.` and a symbol is a topic"),
                 name: None,
@@ -366,6 +376,12 @@ async fn run_feed(publish: Rc<dyn Publish>, clock: Clock) {
             let _ = publish.publish(event.into()).await;
         }
     }
+}
+
+/// The wall clock, in ms since 1970; 0 before that.
+fn wall_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or_default()
 }
 
 fn runtime() -> io::Result<LocalRuntime> {
