@@ -56,16 +56,16 @@ fn what_is_in_effect_is_printed_without_passwords() {
 
 #[test]
 fn a_topic_is_told_its_class() {
-    let file = "[[class]]\npattern = 'chat.*'\n[[class]]\npattern = 'news.**'\n";
+    let file = "[[class]]\npattern = 'chat.*'\n[[class]]\npattern = 'news.**'\nkind = 'durable'\nhistory_age = '7d'\n";
     let ask = |topics: &[&str]| {
         topics.iter().fold(config("check").config(file), |launch, topic| launch.flag("--topic", topic)).run()
     };
     let ended = ask(&["news.a.b", "chat.a", "chat.a.b"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     for line in [
-        "# topic news.a.b: class 2 (`news.**`)",
-        "# topic chat.a: class 1 (`chat.*`)",
-        "# topic chat.a.b: no class matches; the defaults",
+        "# topic news.a.b: class 2 (`news.**`), durable: 100000 events, 7d; idempotency keys 2m",
+        "# topic chat.a: class 1 (`chat.*`), live",
+        "# topic chat.a.b: no class matches; the defaults, live",
     ] {
         assert!(ended.stdout.lines().any(|printed| printed == line), "{line} in\n{}", ended.stdout);
     }

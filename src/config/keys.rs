@@ -55,10 +55,14 @@ const ACCEPT_RATE_MAX: u64 = 1_000_000;
 const DRAIN_MAX_MS: u64 = 600_000;
 /// A log longer than this is a history, which live topics do not have.
 const LOG_EVENTS_MAX: u64 = 1 << 20;
+/// More events than that of one topic belong into a database.
+const HISTORY_EVENTS_MAX: u64 = 10_000_000;
+const SECOND_MS: u64 = 1_000;
+const DAY_MS: u64 = 86_400_000;
 /// Any number but none.
 const SOME: Kind = Kind::Count { min: 1, max: COUNT_MAX };
 /// What the timer wheel can hold; a day is more than anybody waits.
-const TIMER: Kind = Kind::Duration { min_ms: crate::engine::wheel::TICK_MS, max_ms: 86_400_000 };
+const TIMER: Kind = Kind::Duration { min_ms: crate::engine::wheel::TICK_MS, max_ms: DAY_MS };
 
 /// Where the file's name is given; the one flag that is no key.
 pub(super) const CONFIG: Flag = Flag { long: "config", variable: "FANWHEEL_CONFIG", value: "FILE" };
@@ -114,8 +118,8 @@ pub(super) static KEYS: &[Key] = &[
         flag: flag("key-prefix", "FANWHEEL_KEY_PREFIX", "TEXT"),
         kind: Kind::Text,
         default: Default::Is("\"fanwheel:\""),
-        meaning: "What keys in Redis begin with; without effect, since live topics keep none",
-        cost: "none",
+        meaning: "What keys in Redis begin with, where durable topics have their history; nodes that share topics share it",
+        cost: "with another one a node has another history",
     },
     Key {
         name: "cors_origin",
@@ -198,6 +202,14 @@ pub(super) static KEYS: &[Key] = &[
         cost: "memory; with less, slow readers lose events sooner",
     },
     Key {
+        name: "limits.history_memory",
+        flag: flag("history-memory", "FANWHEEL_HISTORY_MEMORY", "SIZE"),
+        kind: Kind::Size,
+        default: Default::Is("\"256MiB\""),
+        meaning: "All histories of the embedded broker together; beyond it the oldest events of all topics leave. Without effect with Redis",
+        cost: "memory; with less, clients that were away longer miss events, and are told",
+    },
+    Key {
         name: "limits.heartbeat",
         flag: None,
         kind: TIMER,
@@ -253,10 +265,10 @@ pub(super) static CLASS_KEYS: &[Key] = &[
     Key {
         name: "kind",
         flag: None,
-        kind: Kind::OneOf(&["live"]),
+        kind: Kind::OneOf(&["live", "durable"]),
         default: Default::Is("\"live\""),
-        meaning: "What is kept: live topics have no history",
-        cost: "none",
+        meaning: "What is kept: of live topics nothing, of durable ones a history, from which clients resume; alike on all nodes",
+        cost: "durable: a publish is a script in Redis, and its event is kept there",
     },
     Key {
         name: "log_events",
@@ -279,7 +291,38 @@ pub(super) static CLASS_KEYS: &[Key] = &[
         flag: None,
         kind: Kind::OneOf(&["skip", "disconnect"]),
         default: Default::Is("\"skip\""),
-        meaning: "A reader slower than that: `skip` tells a reset and goes on with the newest event, `disconnect` sends it away",
+        meaning: "A reader slower than that: `skip` tells a reset and goes on with the newest event, `disconnect` sends it away; durable topics have only `disconnect`, from which it comes back and goes on",
         cost: "none",
     },
+    Key {
+        name: "history_events",
+        flag: None,
+        kind: Kind::Count { min: 1, max: HISTORY_EVENTS_MAX },
+        default: Default::Is("100000"),
+        meaning: "Durable: events kept of each topic",
+        cost: "memory where the history is",
+    },
+    Key {
+        name: "history_age",
+        flag: None,
+        kind: Kind::Span { min_ms: SECOND_MS, max_ms: 365 * DAY_MS },
+        default: Default::Is("\"24h\""),
+        meaning: "Durable: how long events are kept",
+        cost: "memory where the history is",
+    },
+    Key {
+        name: "idempotency_window",
+        flag: None,
+        kind: Kind::Span { min_ms: SECOND_MS, max_ms: DAY_MS },
+        default: Default::Is("\"2m\""),
+        meaning: "Durable: how long an idempotency key is remembered",
+        cost: "a key in Redis for each publish that has one, for so long",
+    },
 ];
+
+impl Key {
+    /// True exactly when only durable classes have it.
+    pub(super) fn is_of_history(&self) -> bool {
+        ["history_events", "history_age", "idempotency_window"].contains(&self.name)
+    }
+}

@@ -37,8 +37,15 @@ pub(super) enum Kind {
     },
     /// Bytes, a number or text such as `"64MiB"`.
     Size,
-    /// Text such as `"15s"`.
+    /// Text such as `"15s"`, measured by the timer wheel.
     Duration {
+        /// The shortest, in ms.
+        min_ms: u64,
+        /// The longest, in ms.
+        max_ms: u64,
+    },
+    /// Text such as `"7d"`, measured elsewhere.
+    Span {
         /// The shortest, in ms.
         min_ms: u64,
         /// The longest, in ms.
@@ -106,7 +113,7 @@ impl Kind {
                 number => Err(format!("{number} is outside {self}")),
             },
             Kind::Size => bytes(raw),
-            Kind::Duration { min_ms, max_ms } => {
+            Kind::Duration { min_ms, max_ms } | Kind::Span { min_ms, max_ms } => {
                 let text = raw.text()?;
                 let duration =
                     humantime::parse_duration(&text).map_err(|error| format!("`{text}` is no duration: {error}"))?;
@@ -131,6 +138,7 @@ impl Kind {
             Kind::Count { .. } => "number",
             Kind::Size => "bytes, or text such as \"64MiB\"",
             Kind::Duration { .. } => "text such as \"15s\" or \"1m 30s\", in steps of 100ms",
+            Kind::Span { .. } => "text such as \"2m\", \"24h\" or \"7d\"",
         }
     }
 }
@@ -138,7 +146,7 @@ impl Kind {
 /// The range.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |ms| humantime::format_duration(Duration::from_millis(ms));
+        let ms = |ms| written(Duration::from_millis(ms));
         match self {
             Kind::Address => f.write_str("any; port 0 is one of the kernel's choice"),
             Kind::Text => f.write_str("any"),
@@ -152,7 +160,9 @@ impl fmt::Display for Kind {
             Kind::Count { min, max: COUNT_MAX } => write!(f, "{min}.."),
             Kind::Count { min, max } => write!(f, "{min}..={max}"),
             Kind::Size => f.write_str("at least 1"),
-            Kind::Duration { min_ms, max_ms } => write!(f, "{}..={}", ms(*min_ms), ms(*max_ms)),
+            Kind::Duration { min_ms, max_ms } | Kind::Span { min_ms, max_ms } => {
+                write!(f, "{}..={}", ms(*min_ms), ms(*max_ms))
+            }
         }
     }
 }
@@ -169,7 +179,7 @@ impl fmt::Display for Setting {
             Setting::Word(word) => quoted(f, word),
             Setting::Switch(on) => write!(f, "{on}"),
             Setting::Count(number) | Setting::Bytes(number) => write!(f, "{number}"),
-            Setting::Duration(duration) => write!(f, "\"{}\"", humantime::format_duration(*duration)),
+            Setting::Duration(duration) => write!(f, "\"{}\"", written(*duration)),
         }
     }
 }
@@ -198,7 +208,13 @@ impl Raw {
         }
     }
 
-    fn text(&self) -> Result<String, String> {
+    /// True exactly when it is this text.
+    pub(super) fn says(&self, text: &str) -> bool {
+        matches!(self, Raw::Text(said) if said == text)
+    }
+
+    /// The text, or what it is instead.
+    pub(super) fn text(&self) -> Result<String, String> {
         match self {
             Raw::Words(words) => Ok(words.join(",")),
             Raw::Text(text) => Ok(text.clone()),
@@ -236,6 +252,17 @@ impl Raw {
     }
 }
 
+/// A duration as it can be read again: days are the largest unit, since months and years are no whole number of them.
+pub(super) fn written(duration: Duration) -> String {
+    let days = duration.as_secs() / 86_400;
+    let rest = duration - Duration::from_secs(days * 86_400);
+    match (days, rest.is_zero()) {
+        (0, _) => humantime::format_duration(rest).to_string(),
+        (_, true) => format!("{days}d"),
+        (_, false) => format!("{days}d {}", humantime::format_duration(rest)),
+    }
+}
+
 fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     write!(f, "{}", toml::Value::from(text))
 }
@@ -252,9 +279,6 @@ fn origins(origins: Vec<String>) -> Result<Setting, String> {
 fn word(words: &'static [&'static str], text: &str) -> Result<Setting, String> {
     match words.iter().find(|word| **word == text) {
         Some(word) => Ok(Setting::Word(word)),
-        None if text == "durable" => {
-            Err("`durable` topics do not exist yet in this version; use kind = \"live\"".into())
-        }
         None => Err(format!("`{text}` is none of: {}", words.join(", "))),
     }
 }

@@ -16,7 +16,7 @@ use toml::de::DeValue;
 
 use crate::edge::http::cors::Origins;
 use crate::engine::log::LogLimits;
-use crate::engine::policy::{Class, Classes, Kind, Limits, Overflow};
+use crate::engine::policy::{Class, Classes, Kind, Limits, Overflow, Retention};
 use crate::engine::wheel::TICK_MS;
 use crate::topic::{Pattern, Topic};
 use file::{File, Place, Written};
@@ -37,6 +37,8 @@ pub struct Config {
     pub redis: Option<String>,
     /// What channels begin with.
     pub channel_prefix: String,
+    /// What keys in Redis begin with.
+    pub key_prefix: String,
     /// Threads.
     pub shards: usize,
     /// Other origins that may use the node.
@@ -49,6 +51,8 @@ pub struct Config {
     pub demo_pages: bool,
     /// The engine's limits.
     pub limits: Limits,
+    /// Bytes of all histories of the embedded broker together.
+    pub history_memory: usize,
     /// Connections on the public listener; `None` is what the descriptor limit allows.
     pub connections_max: Option<usize>,
     /// Topics per stream.
@@ -90,7 +94,7 @@ impl ConfigErrors {
 struct Settings {
     /// In the order of [`KEYS`]; `None` is absent.
     keys: Vec<Effective>,
-    /// In the order of [`CLASS_KEYS`].
+    /// In the order of [`CLASS_KEYS`], without those that its kind does not have.
     classes: Vec<Vec<Effective>>,
 }
 
@@ -160,13 +164,15 @@ impl Settings {
         let File { keys: written, classes, mut errors } = file;
         let mut settings = Settings { keys: absent(KEYS), classes: Vec::new() };
         take(&mut settings.keys, written, "", &mut errors);
-        for (index, (written, place)) in classes.into_iter().enumerate() {
+        for (index, (mut written, place)) in classes.into_iter().enumerate() {
             let mut class = absent(CLASS_KEYS);
             let title = format!("class {}: ", index + 1);
             if !written.iter().any(|written| written.key.name == "pattern") {
                 errors.push((place, format!("{title}pattern: must be given")));
             }
+            take_misfits(&mut written, &title, &mut errors);
             take(&mut class, written, &title, &mut errors);
+            fit(&mut class);
             settings.classes.push(class);
         }
         errors.sort_by_key(|(place, _)| *place);
@@ -195,6 +201,7 @@ impl Settings {
             admin_listen: keys.of("admin_listen", address),
             redis: keys.get("redis", text).filter(|url| !url.is_empty()),
             channel_prefix: keys.of("channel_prefix", text),
+            key_prefix: keys.of("key_prefix", text),
             shards: keys.get("shards", count).unwrap_or_else(available_cores),
             origins: Origins(keys.of("cors_origin", list)),
             log_level: keys.of("log_level", |level| word(level)?.parse().ok()),
@@ -209,6 +216,7 @@ impl Settings {
                 open_ticks: ticks("limits.open"),
                 linger_ticks: ticks("limits.linger"),
             },
+            history_memory: keys.of("limits.history_memory", count),
             connections_max: keys.get("limits.connections", count),
             topics_per_stream_max: keys.of("limits.topics_per_stream", count),
             connections_per_address: keys.get("limits.connections_per_address", count),
@@ -243,13 +251,50 @@ fn take(keys: &mut [Effective], written: Vec<Written>, title: &str, errors: &mut
     }
 }
 
+/// Takes out what a class of this kind cannot have, and notes that.
+fn take_misfits(written: &mut Vec<Written>, title: &str, errors: &mut Vec<(Place, String)>) {
+    let kind = written.iter().find(|written| written.key.name == "kind");
+    let is_durable = kind.is_some_and(|kind| kind.value.says("durable"));
+    // Of a kind that is none it cannot be said what it has.
+    let is_live = kind.is_none_or(|kind| kind.value.says("live"));
+    written.retain(|Written { key, value, place }| {
+        let what = match key.name {
+            "overflow" if is_durable && !value.says("disconnect") => {
+                let said = value.text().map_or_else(|_| "this".into(), |text| format!("`{text}`"));
+                format!("{said} does not go with kind = \"durable\"; use overflow = \"disconnect\"")
+            }
+            _ if is_live && key.is_of_history() => "needs kind = \"durable\"; live topics have no history".into(),
+            _ => return true,
+        };
+        errors.push((*place, format!("{title}{}: {what}", key.name)));
+        false
+    });
+}
+
+/// Makes a class what its kind has: its keys, and their defaults.
+fn fit(class: &mut Vec<Effective>) {
+    let is_durable = Keys(class).of("kind", word) == "durable";
+    class.retain(|effective| is_durable || !effective.key.is_of_history());
+    for effective in class.iter_mut().filter(|effective| is_durable && effective.key.name == "overflow") {
+        effective.setting = Some(Setting::Word("disconnect"));
+    }
+}
+
 fn class_of(keys: &Keys<'_>) -> (Pattern, Class) {
     let log = LogLimits { events_max: keys.of("log_events", count), bytes_max: keys.of("log_bytes", count) };
     let overflow = match keys.of("overflow", word) {
         "disconnect" => Overflow::Disconnect,
         _ => Overflow::Skip,
     };
-    (keys.of("pattern", pattern), Class { kind: Kind::Live, log, overflow })
+    let kind = match keys.of("kind", word) {
+        "durable" => Kind::Durable(Retention {
+            events_max: keys.of("history_events", count),
+            age_ms: keys.of("history_age", milliseconds),
+            idempotency_ms: keys.of("idempotency_window", milliseconds),
+        }),
+        _ => Kind::Live,
+    };
+    (keys.of("pattern", pattern), Class { kind, log, overflow })
 }
 
 fn available_cores() -> usize {
@@ -312,6 +357,10 @@ fn pattern(setting: &Setting) -> Option<Pattern> {
 
 fn duration(setting: &Setting) -> Option<Duration> {
     if let Setting::Duration(duration) = setting { Some(*duration) } else { None }
+}
+
+fn milliseconds(setting: &Setting) -> Option<u64> {
+    u64::try_from(duration(setting)?.as_millis()).ok()
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 //! All three are read from the table of keys, so none can be forgotten.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::keys::{CLASS_KEYS, Default as KeyDefault, KEYS, Key};
+use super::kind::written;
 use super::{Effective, Settings, available_cores};
 use crate::engine::policy::Classes;
 use crate::topic::Topic;
@@ -28,7 +30,12 @@ pub fn default_file() -> String {
         &mut text,
         "\n# Any number of classes; the first whose pattern matches a topic counts. Without any:\n# [[class]]",
     );
-    for key in CLASS_KEYS {
+    for key in CLASS_KEYS.iter().filter(|key| !key.is_of_history()) {
+        comment(&mut text, key);
+        line(&mut text, &format!("# {} = {}", key.name, sample(key)));
+    }
+    line(&mut text, "\n# A durable class has more:\n# [[class]]\n# pattern = \"acct.*\"\n# kind = \"durable\"");
+    for key in CLASS_KEYS.iter().filter(|key| key.is_of_history()) {
         comment(&mut text, key);
         line(&mut text, &format!("# {} = {}", key.name, sample(key)));
     }
@@ -65,11 +72,18 @@ pub(super) fn effective(settings: &Settings) -> String {
 /// Which class a topic gets, as a comment.
 pub(super) fn class_of(classes: &Classes, topic: &Topic) -> String {
     let found = classes.0.iter().position(|(pattern, _)| pattern.matches(topic.as_str()));
-    let topic = topic.as_str();
-    match found {
-        Some(index) => format!("\n# topic {topic}: class {} (`{}`)\n", index + 1, classes.0[index].0.as_str()),
-        None => format!("\n# topic {topic}: no class matches; the defaults\n"),
-    }
+    let class = match found {
+        Some(index) => format!("class {} (`{}`)", index + 1, classes.0[index].0.as_str()),
+        None => "no class matches; the defaults".to_owned(),
+    };
+    let kept = match classes.class_of(topic).retention() {
+        None => "live".to_owned(),
+        Some(kept) => {
+            let [age, window] = [kept.age_ms, kept.idempotency_ms].map(|ms| written(Duration::from_millis(ms)));
+            format!("durable: {} events, {age}; idempotency keys {window}", kept.events_max)
+        }
+    };
+    format!("\n# topic {topic}: {class}, {kept}\n")
 }
 
 impl Effective {

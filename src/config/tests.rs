@@ -44,13 +44,16 @@ fn the_default_files_comments_can_be_taken_away() {
     let config = load(&lines.collect::<Vec<_>>().join("\n")).expect("it loads");
     let class = config.limits.classes.class_of(&Topic::parse("chat.a").expect("a topic"));
     assert_eq!(format!("{class:?}"), format!("{:?}", Class::default()));
-    assert_eq!((config.limits.classes.0.len(), config.accept_rate), (1, Some(1_000)));
+    let class = config.limits.classes.class_of(&Topic::parse("acct.a").expect("a topic"));
+    assert_eq!((class.retention(), class.overflow), (Some(Retention::default()), Overflow::Disconnect));
+    assert_eq!((config.limits.classes.0.len(), config.accept_rate), (2, Some(1_000)));
 }
 
 #[test]
 fn what_is_in_effect_is_a_file_that_means_the_same() {
     let text = "shards = 3\ncors_origin = ['https://a.example', '*']\nlog_format = 'json'\n\
                 [[class]]\npattern = 'a.*'\nlog_bytes = '64KiB'\noverflow = 'disconnect'\n\
+                [[class]]\npattern = 'b.*'\nkind = 'durable'\nhistory_age = '400h 1ms'\nhistory_events = 5\n\
                 [limits]\nstall = '1m 300ms'\naccept_rate = 9\ndrain = '0s'";
     let settings = Settings::merge(&Flags::default(), File::parse(text), "").expect("fine");
     let again = load(&show::effective(&settings)).expect("fine");
@@ -99,9 +102,65 @@ fn classes_are_tried_in_order() {
 }
 
 #[test]
+fn a_durable_class_has_a_history() {
+    let config = load(
+        "key_prefix = 'k:'\n[[class]]\npattern = 'a.*'\nkind = 'durable'\nhistory_events = 7\nhistory_age = '365d'\n\
+         idempotency_window = '1s'\n[[class]]\npattern = 'b.*'\nkind = 'durable'\noverflow = 'disconnect'\n\
+         [[class]]\npattern = 'c.*'\nkind = 'live'\n[limits]\nhistory_memory = '1MiB'",
+    )
+    .expect("fine");
+    assert_eq!((&config.key_prefix[..], config.history_memory), ("k:", 1 << 20));
+    let of = |name| config.limits.classes.class_of(&Topic::parse(name).expect("a topic"));
+    let retention = Retention { events_max: 7, age_ms: 365 * 86_400_000, idempotency_ms: 1_000 };
+    assert_eq!((of("a.b").retention(), of("a.b").overflow), (Some(retention), Overflow::Disconnect));
+    assert_eq!((of("b.b").retention(), of("b.b").overflow), (Some(Retention::default()), Overflow::Disconnect));
+    assert_eq!((of("c.b").kind, of("c.b").overflow), (Kind::Live, Overflow::Skip));
+    assert_eq!(load("").expect("fine").history_memory, 256 << 20);
+    assert_eq!(merge(&["--history-memory", "4MiB"], "").expect("fine").history_memory, 4 << 20);
+}
+
+#[test]
+fn keys_that_a_classs_kind_does_not_have_are_told() {
+    let text = "[[class]]\npattern = 'a'\nhistory_events = 7\nhistory_age = '1d'\nidempotency_window = '1m'\n\
+                [[class]]\npattern = 'b'\nkind = 'durable'\noverflow = 'skip'\n\
+                [[class]]\npattern = 'c'\noverflow = 'conflate'\nkind = 'durable'\n\
+                [[class]]\npattern = 'd'\nkind = 'lasting'\nhistory_events = 7\noverflow = 'skip'\n\
+                [[class]]\npattern = 'e'\nkind = 'durable'\nhistory_events = 10000001\nhistory_age = '366d'\n\
+                idempotency_window = '999ms'\nhistory = 1";
+    let ConfigErrors(errors) = load(text).expect_err("nearly all of it is wrong");
+    let expected = [
+        "line 3, column 18: class 1: history_events: needs kind = \"durable\"",
+        "line 4, column 15: class 1: history_age: needs kind = \"durable\"",
+        "line 5, column 22: class 1: idempotency_window: needs kind = \"durable\"",
+        "line 9, column 12: class 2: overflow: `skip` does not go with kind = \"durable\"; use overflow",
+        "line 12, column 12: class 3: overflow: `conflate` does not go with kind = \"durable\"; use overflow",
+        "line 16, column 8: class 4: kind: `lasting` is none of: live, durable",
+        "line 22, column 18: class 5: history_events: 10000001 is outside 1..=10000000",
+        "line 23, column 15: class 5: history_age: `366d` is outside 1s..=365d",
+        "line 24, column 22: class 5: idempotency_window: `999ms` is outside 1s..=1d",
+        "line 25, column 1: class 5: history: unknown key",
+    ];
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, start) in errors.iter().zip(expected) {
+        assert!(error.starts_with(start), "{start} but\n{error}");
+    }
+}
+
+#[test]
+fn long_durations_are_written_in_days() {
+    for (text, shown) in
+        [("24h", "1d"), ("365d", "365d"), ("36h", "1d 12h"), ("90m", "1h 30m"), ("31d 1ms", "31d 1ms"), ("0s", "0s")]
+    {
+        let duration = humantime::parse_duration(text).expect("a duration");
+        assert_eq!(kind::written(duration), shown);
+        assert_eq!(humantime::parse_duration(shown), Ok(duration), "it can be read again");
+    }
+}
+
+#[test]
 fn everything_wrong_is_reported_at_once_with_its_place() {
     let text = "shards = 0\nlog_format = 'xml'\ncors_origin = ['example.org']\nlisten = 8080\nnonsense\nredis = 'x'\n\
-                [[class]]\npattern = 'a.**.b'\nkind = 'durable'\noverflow = 'conflate'\nlog_events = 0\nlog = 1\n\
+                [[class]]\npattern = 'a.**.b'\nkind = 'presence'\noverflow = 'conflate'\nlog_events = 0\nlog = 1\n\
                 [[class]]\nlog_bytes = true\n\
                 [limits]\nheartbeat = 'soon'\nstall = '1ms'\nlog_memory = 'much'\ntopics_per_stream = 101\n\
                 connections = 0\nconnections_per_address = -1\naccept_rate = 1000001\ndrain = '11m'\nstal = 1\ntopics = 1.5";
@@ -115,7 +174,7 @@ fn everything_wrong_is_reported_at_once_with_its_place() {
         "line 5, column",
         "line 6, column 9: redis: `x`",
         "line 8, column 11: class 1: pattern",
-        "line 9, column 8: class 1: kind: `durable` topics do not exist yet",
+        "line 9, column 8: class 1: kind: `presence` is none of",
         "line 10, column 12: class 1: overflow",
         "line 11, column 14: class 1: log_events",
         "line 12, column 1: class 1: log: unknown key",
