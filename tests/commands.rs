@@ -70,10 +70,10 @@ fn what_is_wrong_in_the_file_is_told_with_its_line_before_anything_starts() {
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert!(ended.stderr.contains("stal") && ended.stderr.contains("line 4"), "{}", ended.stderr);
     let ended = Launch::serve()
-        .config("[limits]\nstall = 'soon'\nheartbeat = '1ms'\n[[class]]\npattern = '**'\nkind = 'durable'\n")
+        .config("[limits]\nstall = 'soon'\nheartbeat = '1ms'\n[[class]]\npattern = '**'\nkind = 'lasting'\n")
         .run();
     assert_eq!(ended.code, Some(2), "{ended:?}");
-    for part in ["limits.stall", "limits.heartbeat", "durable"] {
+    for part in ["limits.stall", "limits.heartbeat", "lasting"] {
         assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
     }
     let ended = Launch::serve().flag("--config", "/nowhere/fanwheel.toml").run();

@@ -22,6 +22,7 @@ mod limits;
 mod opening;
 mod order;
 mod places;
+mod positions;
 mod publishing;
 mod redis_away;
 mod redis_faults;

@@ -37,6 +37,8 @@ pub struct Desk {
     happened: RefCell<Vec<(ConnId, Happened)>>,
     /// Connections that hyper serves.
     tasks: Cell<usize>,
+    /// Reads of the past under way. `0 <= reads <= READS_MAX`.
+    reads: Rc<Cell<usize>>,
     /// Events published over HTTP, by [`OUTCOMES`].
     published: Rc<Cell<[u64; OUTCOMES.len()]>>,
     date: RefCell<(u64, String)>,
@@ -75,6 +77,9 @@ pub struct Node {
 /// What may become of an event that is published over HTTP: taken by the source, certainly not, or
 /// not known. The metric's labels.
 pub const OUTCOMES: [&str; 3] = ["accepted", "refused", "unknown"];
+
+/// Reads of the past that the requests of one shard have under way at most.
+pub const READS_MAX: usize = 64;
 
 /// A connection whose head was checked, on its way to the engine.
 pub struct Newcomer {
@@ -118,6 +123,7 @@ impl Desk {
             newcomers: RefCell::default(),
             happened: RefCell::default(),
             tasks: Cell::default(),
+            reads: Rc::default(),
             published: Rc::default(),
             date: RefCell::default(),
         }
@@ -144,6 +150,15 @@ impl Desk {
     /// Events published over HTTP, by [`OUTCOMES`].
     pub fn published(&self) -> [u64; OUTCOMES.len()] {
         self.published.get()
+    }
+
+    /// Counts a read of the past, until what this gives is dropped. `None` when there are too many.
+    pub fn begin_read(&self) -> Option<ReadSlot> {
+        let reads = self.reads.get();
+        (reads < READS_MAX).then(|| {
+            self.reads.set(reads + 1);
+            ReadSlot(Rc::clone(&self.reads))
+        })
     }
 
     /// Counts a connection that hyper serves, until what this gives is dropped.
@@ -193,6 +208,15 @@ impl Desk {
             *cached = (second, httpdate::fmt_http_date(now));
         }
         cached.1.clone()
+    }
+}
+
+/// See [`Desk::begin_read`].
+pub struct ReadSlot(Rc<Cell<usize>>);
+
+impl Drop for ReadSlot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -86,6 +86,13 @@ impl Load {
         share.grow(bytes).then_some(share)
     }
 
+    /// A share of so many bytes, if half of the room is free beyond them: for what must not keep others from
+    /// publishing.
+    #[must_use]
+    pub fn spare(&self, bytes: usize) -> Option<Share> {
+        (self.bytes() + bytes <= LOAD_BYTES_MAX / 2).then(|| self.share(bytes)).flatten()
+    }
+
     fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -121,6 +128,14 @@ impl Share {
         self.load.0.fetch_add(bytes.len(), Ordering::Relaxed);
         self.bytes = bytes.len();
         Bytes::from_owner(Charged { bytes, _share: self })
+    }
+
+    /// Makes the share one of so many bytes, if it is less.
+    ///
+    /// # Errors
+    /// 503 when there is no room for it.
+    pub fn reach(&mut self, bytes: usize) -> Result<(), Problem> {
+        if self.grow(bytes.saturating_sub(self.bytes)) { Ok(()) } else { Err(no_room()) }
     }
 
     /// Charges what a source may occupy to publish so many bytes.
@@ -295,6 +310,11 @@ mod tests {
         assert!(second.grow(1));
         drop(second);
         assert_eq!(load.bytes(), 0);
+        let mut spare = load.spare(LOAD_BYTES_MAX / 2).expect("room");
+        assert!(load.spare(1).is_none() && load.share(1).is_some(), "the other half is for publishing");
+        assert!(spare.reach(LOAD_BYTES_MAX).is_ok() && spare.reach(1).is_ok());
+        assert_eq!(load.bytes(), LOAD_BYTES_MAX);
+        assert!(spare.reach(LOAD_BYTES_MAX + 1).is_err());
     }
 
     #[test]

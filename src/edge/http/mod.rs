@@ -13,6 +13,7 @@ pub mod body;
 pub mod cors;
 pub mod events;
 pub mod head;
+pub mod history;
 mod http2;
 mod pace;
 pub mod pages;
@@ -238,6 +239,10 @@ async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission)
     }
     let answer = if path == "/publish" {
         publish::answer(request, desk).await?
+    } else if let Some(segment) = path.strip_prefix("/topics/").and_then(|rest| rest.strip_suffix("/history"))
+        && !segment.contains('/')
+    {
+        history::answer(request, segment, desk).await?
     } else if let Some(segment) = path.strip_prefix("/topics/").filter(|rest| !rest.contains('/')) {
         topics::answer(request, segment, desk).await?
     } else if let Some(pages) = &desk.node.pages {

@@ -29,8 +29,9 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::edge::desk::Desk;
 use crate::edge::http::answer::{Answer, Problem, json};
 use crate::edge::http::body::{self, Share};
-use crate::edge::http::topics::{event_key, event_name, topic_name};
-use crate::engine::{PublishError, Published, Publishing};
+use crate::edge::http::topics::{event_key, event_name, idempotency_key, topic_name};
+use crate::engine::policy::Classes;
+use crate::engine::{Publication, PublishError, Published, Publishing};
 use crate::event::{EVENT_BYTES_MAX, Event, EventName};
 use crate::topic::Topic;
 
@@ -74,16 +75,20 @@ pub async fn answer(request: Request<Incoming>, desk: &Desk) -> Result<Answer, P
 async fn publish(text: Bytes, mut share: Share, desk: &Desk) -> Result<Answer, Problem> {
     let is_large = text.len() > TURN_BYTES;
     rest(is_large).await;
-    let events = parse(&text, desk.node.clock.now_us())?;
+    let publications = parse(&text, desk.node.clock.now_us(), &desk.node.classes)?;
     // The share goes on: what is charged for the text is what the events' own data occupies now.
     share.publishing(text.len())?;
     drop(text);
     rest(is_large).await;
-    let topics: Vec<Topic> = events.iter().map(|event| event.topic.clone()).collect();
-    let under_way = events.into_iter().map(|event| desk.publish(event.into())).collect();
+    let of = |one: &Publication| (one.event.topic.clone(), one.idempotency_key.is_some());
+    let topics: Vec<(Topic, bool)> = publications.iter().map(of).collect();
+    let under_way = publications.into_iter().map(|publication| desk.publish(publication)).collect();
     let results = all(under_way).await;
-    let outcomes: Vec<Outcome<'_>> =
-        topics.iter().zip(results).map(|(topic, result)| outcome(topic.as_str(), result)).collect();
+    let outcomes: Vec<Outcome<'_>> = topics
+        .iter()
+        .zip(results)
+        .map(|((topic, has_key), result)| outcome(topic.as_str(), *has_key, result))
+        .collect();
     let mut answer = json(StatusCode::OK, &());
     // A client may take its time with an answer of half a megabyte.
     let text = serde_json::to_vec(&outcomes).expect("strings serialize");
@@ -99,13 +104,16 @@ async fn rest(is_large: bool) {
     }
 }
 
-fn outcome(topic: &str, result: Result<Published, PublishError>) -> Outcome<'_> {
+fn outcome(topic: &str, has_key: bool, result: Result<Published, PublishError>) -> Outcome<'_> {
     match result {
         Ok(published) => Outcome::Stored { topic, id: published.id.map(|id| id.to_string()) },
         Err(PublishError::Refused(why)) => Outcome::Failed { topic, error: format!("not stored: {why}") },
         Err(PublishError::Unknown) => {
-            let error = "unknown: it was sent, and no answer came; repeating it may double it";
-            Outcome::Failed { topic, error: error.into() }
+            let advice = match has_key {
+                true => "repeat it with the same `idempotency_key`",
+                false => "repeating it may double it",
+            };
+            Outcome::Failed { topic, error: format!("unknown: it was sent, and no answer came; {advice}") }
         }
         Err(error @ PublishError::Conflict) => Outcome::Failed { topic, error: format!("not stored: {error}") },
     }
@@ -134,8 +142,8 @@ async fn all(under_way: Vec<Publishing>) -> Results {
 }
 
 /// Reads all events, or says which one is wrong in what.
-fn parse(text: &[u8], received_us: u64) -> Result<Vec<Event>, Problem> {
-    let reader = Reader { received_us, place: Cell::new(Place::Body), fault: RefCell::default() };
+fn parse(text: &[u8], received_us: u64, classes: &Classes) -> Result<Vec<Publication>, Problem> {
+    let reader = Reader { received_us, classes, place: Cell::new(Place::Body), fault: RefCell::default() };
     let mut json = serde_json::Deserializer::from_slice(text);
     let events = AllEvents(&reader).deserialize(&mut json);
     let events = events.and_then(|events| json.end().map(|()| events));
@@ -151,14 +159,15 @@ enum Place {
 }
 
 /// What the parts of the parser share.
-struct Reader {
+struct Reader<'c> {
     received_us: u64,
+    classes: &'c Classes,
     place: Cell<Place>,
     /// What is wrong, where the parser's own error would not say it.
     fault: RefCell<Option<Problem>>,
 }
 
-impl Reader {
+impl Reader<'_> {
     /// The parser's own sentences for values of a wrong type repeat the value, which may be large.
     fn problem(&self, error: &serde_json::Error) -> Problem {
         if let Some(problem) = self.fault.take() {
@@ -196,24 +205,24 @@ impl fmt::Display for Place {
 }
 
 /// The array.
-struct AllEvents<'r>(&'r Reader);
+struct AllEvents<'r>(&'r Reader<'r>);
 
 impl<'de> DeserializeSeed<'de> for AllEvents<'_> {
-    type Value = Vec<Event>;
+    type Value = Vec<Publication>;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Vec<Event>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Vec<Publication>, D::Error> {
         json.deserialize_seq(self)
     }
 }
 
 impl<'de> Visitor<'de> for AllEvents<'_> {
-    type Value = Vec<Event>;
+    type Value = Vec<Publication>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array of events")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<Event>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<Publication>, A::Error> {
         let mut events = Vec::new();
         self.0.place.set(Place::Event(0));
         while let Some(event) = array.next_element_seed(OneEvent(self.0, events.len()))? {
@@ -226,12 +235,12 @@ impl<'de> Visitor<'de> for AllEvents<'_> {
 }
 
 /// One event of the array.
-struct OneEvent<'r>(&'r Reader, usize);
+struct OneEvent<'r>(&'r Reader<'r>, usize);
 
 impl<'de> DeserializeSeed<'de> for OneEvent<'_> {
-    type Value = Event;
+    type Value = Publication;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Event, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Publication, D::Error> {
         if self.1 == EVENTS_MAX {
             let error = format!("one too many: there are at most {EVENTS_MAX} events in a request");
             return Err(self.0.stop(Problem::bad_request(error).with_limit(EVENTS_MAX)));
@@ -247,16 +256,17 @@ struct Fields {
     data: Option<Bytes>,
     event: Option<Option<EventName>>,
     key: Option<Box<str>>,
+    idempotency_key: Option<Box<str>>,
 }
 
 impl<'de> Visitor<'de> for OneEvent<'_> {
-    type Value = Event;
+    type Value = Publication;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Event, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Publication, A::Error> {
         let OneEvent(reader, index) = self;
         let mut fields = Fields::default();
         while let Some(name) = object.next_key_seed(Name(reader))? {
@@ -266,7 +276,7 @@ impl<'de> Visitor<'de> for OneEvent<'_> {
                 "data" => put(&mut fields.data, object.next_value_seed(Text(reader, data))?),
                 "event" => put(&mut fields.event, object.next_value_seed(Text(reader, event_name))?),
                 "key" => put(&mut fields.key, object.next_value_seed(Text(reader, key))?),
-                _ => return Err(reader.stop(Problem::bad_request("needs a durable topic, and this one is live"))),
+                _ => put(&mut fields.idempotency_key, object.next_value_seed(Text(reader, once_key))?),
             };
             if twice {
                 return Err(reader.stop(Problem::bad_request("is given more than once")));
@@ -276,8 +286,14 @@ impl<'de> Visitor<'de> for OneEvent<'_> {
         let missing = |name: &str| reader.stop(Problem::bad_request(format!("`{name}` is missing")));
         let topic = fields.topic.ok_or_else(|| missing("topic"))?;
         let data = fields.data.ok_or_else(|| missing("data"))?;
-        let (name, key) = (fields.event.flatten(), fields.key);
-        Ok(Event { topic, name, key, data, stored: None, received_us: reader.received_us })
+        let Fields { key, idempotency_key, .. } = fields;
+        if idempotency_key.is_some() && reader.classes.class_of(&topic).retention().is_none() {
+            reader.place.set(Place::Field(index, "idempotency_key"));
+            return Err(reader.stop(Problem::bad_request("needs a durable topic, and this one is live")));
+        }
+        let name = fields.event.flatten();
+        let event = Event { topic, name, key, data, stored: None, received_us: reader.received_us };
+        Ok(Publication { event, idempotency_key })
     }
 }
 
@@ -294,6 +310,10 @@ fn key(text: &str) -> Result<Box<str>, Problem> {
     event_key(text.into())
 }
 
+fn once_key(text: &str) -> Result<Box<str>, Problem> {
+    idempotency_key(text.as_bytes())
+}
+
 fn data(text: &str) -> Result<Bytes, Problem> {
     if text.len() > EVENT_BYTES_MAX {
         let error = format!("is at most {EVENT_BYTES_MAX} bytes");
@@ -306,7 +326,7 @@ fn data(text: &str) -> Result<Bytes, Problem> {
 const FIELDS: [&str; 5] = ["topic", "data", "event", "key", "idempotency_key"];
 
 /// A field's name.
-struct Name<'r>(&'r Reader);
+struct Name<'r>(&'r Reader<'r>);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {
     type Value = &'static str;
@@ -334,7 +354,7 @@ impl Visitor<'_> for Name<'_> {
 }
 
 /// A string, checked.
-struct Text<'r, F>(&'r Reader, F);
+struct Text<'r, F>(&'r Reader<'r>, F);
 
 impl<'de, T, F: FnOnce(&str) -> Result<T, Problem>> DeserializeSeed<'de> for Text<'_, F> {
     type Value = T;
@@ -359,6 +379,15 @@ impl<T, F: FnOnce(&str) -> Result<T, Problem>> Visitor<'_> for Text<'_, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::policy::{Class, Kind, Retention};
+    use crate::topic::Pattern;
+
+    /// Topics `d.*` are durable.
+    fn parse(text: &[u8], received_us: u64) -> Result<Vec<Publication>, Problem> {
+        let class = Class { kind: Kind::Durable(Retention::default()), ..Class::default() };
+        let classes = Classes(vec![(Pattern::parse("d.*").expect("a pattern"), class)]);
+        super::parse(text, received_us, &classes)
+    }
 
     fn refused(text: &str) -> String {
         let answer = parse(text.as_bytes(), 0).expect_err("refused").into_last_bytes("now");
@@ -388,6 +417,11 @@ mod tests {
             (r#"[{"topic":"a","data":"x","event":"fanwheel.open"}]"#, "event 0, `event`: event names that begin"),
             (r#"[{"topic":"a","data":"x","event":"a\nb"}]"#, "event 0, `event`: an event name must not contain"),
             (r#"[{"topic":"a","data":"x","idempotency_key":"k"}]"#, "event 0, `idempotency_key`: needs a durable"),
+            (r#"[{"idempotency_key":"k","topic":"a","data":"x"}]"#, "event 0, `idempotency_key`: needs a durable"),
+            (r#"[{"topic":"d.a","data":"x","idempotency_key":""}]"#, "event 0, `idempotency_key`: must be 1 to 128"),
+            (r#"[{"topic":"d.a","data":"x","idempotency_key":"a b"}]"#, "event 0, `idempotency_key`: must be 1 to 128"),
+            (r#"[{"topic":"d.a","data":"x","idempotency_key":"\u00e9"}]"#, "event 0, `idempotency_key`: must be 1"),
+            (r#"[{"topic":"d.a","data":"x","idempotency_key":7}]"#, "event 0, `idempotency_key` must be a string"),
             (r#"[{"topic":"a","data":"\ud800"}]"#, "event 0, `data`: this is not JSON: "),
         ] {
             let answer = refused(text);
@@ -405,7 +439,7 @@ mod tests {
     #[test]
     fn limits_are_kept_to_the_last_one() {
         let many = |count: usize| format!("[{}]", vec![r#"{"topic":"a","data":"x"}"#; count].join(","));
-        assert_eq!(parse(many(EVENTS_MAX).as_bytes(), 0).map(|events| events.len()), Ok(EVENTS_MAX));
+        assert!(parse(many(EVENTS_MAX).as_bytes(), 0).is_ok_and(|events| events.len() == EVENTS_MAX));
         let answer = refused(&many(EVENTS_MAX + 1));
         assert!(answer.contains("event 1000: one too many") && answer.contains("\"limit\":1000"), "{answer}");
         let large = |bytes: usize| format!(r#"[{{"topic":"a","data":"{}"}}]"#, "x".repeat(bytes));
@@ -419,12 +453,21 @@ mod tests {
     #[test]
     fn an_event_has_what_was_said() {
         let text = r#"[{"data":"line\nline\u0000\u20ac","key":"k","topic":"a/b","event":"e"},{"topic":"t","data":"","event":""}]"#;
-        let events = parse(text.as_bytes(), 7).expect("fine");
+        let publications = parse(text.as_bytes(), 7).expect("fine");
+        let events: Vec<&Event> = publications.iter().map(|publication| &publication.event).collect();
         assert_eq!((&events[0].data[..], events[0].received_us), ("line\nline\0€".as_bytes(), 7));
         assert_eq!(events[0].name.as_ref().map(EventName::as_str), Some("e"));
         assert_eq!((events[0].key.as_deref(), events[0].topic.as_str()), (Some("k"), "a/b"));
         assert!(events[1].name.is_none() && events[1].key.is_none());
         assert!(parse(b" [ ] ", 0).is_ok_and(|events| events.is_empty()));
+        let keys = [format!("!{}~", "k".repeat(126)), "k".into()];
+        let text = format!(
+            r#"[{{"idempotency_key":"{}","topic":"d.a","data":"x"}},{{"topic":"d.b","data":"y","idempotency_key":"k"}}]"#,
+            keys[0]
+        );
+        let publications = parse(text.as_bytes(), 0).expect("fine");
+        let found: Vec<_> = publications.iter().map(|one| one.idempotency_key.as_deref().unwrap_or_default()).collect();
+        assert_eq!(found, keys);
     }
 
     #[tokio::test]

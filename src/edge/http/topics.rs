@@ -1,18 +1,24 @@
 //! `POST /topics/{topic}`: the body is the event's data, byte for byte. `GET`: what the node knows of a topic.
+//!
+//! An idempotency key on a live topic is refused: nothing is remembered there, and whoever repeats the
+//! publish would rely on it.
 
 use http::StatusCode;
 use hyper::body::Incoming;
-use hyper::{Method, Request};
+use hyper::{HeaderMap, Method, Request};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 use crate::edge::desk::Desk;
 use crate::edge::http::answer::{Answer, Problem, json};
 use crate::edge::http::body::Share;
-use crate::edge::http::{body, events};
-use crate::engine::PublishError;
+use crate::edge::http::{body, events, history};
+use crate::engine::{Publication, PublishError};
 use crate::event::{EVENT_BYTES_MAX, EVENT_KEY_BYTES_MAX, EVENT_NAME_BYTES_MAX, Event, EventName, EventNameError};
 use crate::topic::{TOPIC_BYTES_MAX, Topic, TopicError};
+
+/// Longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 
 #[derive(Serialize)]
 struct Accepted<'a> {
@@ -36,7 +42,12 @@ pub async fn answer(request: Request<Incoming>, segment: &str, desk: &Desk) -> R
             let topic = topic(segment)?;
             let subscribers = desk.node.peers.subscribers(&topic).await;
             let subscribers = subscribers.ok_or_else(|| Problem::unavailable("this node is too busy to count"))?;
-            let known = Known { topic: topic.as_str(), kind: "live", subscribers, last_id: None };
+            let (kind, last_id) = match desk.node.classes.class_of(&topic).retention() {
+                None => ("live", None),
+                Some(_) => ("durable", history::last_id(&topic, desk).await?),
+            };
+            let last_id = last_id.map(|id| id.to_string());
+            let known = Known { topic: topic.as_str(), kind, subscribers, last_id };
             Ok(json(StatusCode::OK, &known))
         }
         _ => Err(Problem::method_not_allowed("GET, HEAD, POST, OPTIONS")),
@@ -45,21 +56,41 @@ pub async fn answer(request: Request<Incoming>, segment: &str, desk: &Desk) -> R
 
 async fn publish(request: Request<Incoming>, segment: &str, desk: &Desk) -> Result<Answer, Problem> {
     let topic = topic(segment)?;
-    if request.headers().contains_key("idempotency-key") {
+    let idempotency_key = key_of(request.headers())?;
+    if idempotency_key.is_some() && desk.node.classes.class_of(&topic).retention().is_none() {
         return Err(Problem::bad_request("`Idempotency-Key` needs a durable topic, and this one is live"));
     }
     let (name, key) = name_and_key(request.uri().query().unwrap_or_default())?;
     let (data, share) = body::read(request, EVENT_BYTES_MAX, "an event's data", &desk.load).await?;
     let received_us = desk.node.clock.now_us();
-    Ok(body::answered(store(Event { topic, name, key, data, stored: None, received_us }, share, desk).await))
+    let event = Event { topic, name, key, data, stored: None, received_us };
+    Ok(body::answered(store(Publication { event, idempotency_key }, share, desk).await))
 }
 
-async fn store(event: Event, mut share: Share, desk: &Desk) -> Result<Answer, Problem> {
-    check_utf8(&event.data)?;
-    share.publishing(event.data.len())?;
-    let topic = event.topic.clone();
-    let published = desk.publish(event.into()).await.map_err(|error| match error {
+/// The request's idempotency key, checked.
+fn key_of(headers: &HeaderMap) -> Result<Option<Box<str>>, Problem> {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(Problem::bad_request("`Idempotency-Key` is given more than once")),
+        (Some(key), None) => match idempotency_key(key.as_bytes()) {
+            Ok(key) => Ok(Some(key)),
+            Err(problem) => Err(problem.within("`Idempotency-Key`")),
+        },
+    }
+}
+
+async fn store(publication: Publication, mut share: Share, desk: &Desk) -> Result<Answer, Problem> {
+    let data = &publication.event.data;
+    check_utf8(data)?;
+    share.publishing(data.len())?;
+    let topic = publication.event.topic.clone();
+    let has_key = publication.idempotency_key.is_some();
+    let published = desk.publish(publication).await.map_err(|error| match error {
         PublishError::Refused(_) => Problem::unavailable(error.to_string()),
+        PublishError::Unknown if has_key => {
+            Problem::unknown(format!("{error}; repeat it with the same `Idempotency-Key`"))
+        }
         PublishError::Unknown => Problem::unknown(error.to_string()),
         PublishError::Conflict => Problem::conflict(error.to_string()),
     })?;
@@ -68,7 +99,8 @@ async fn store(event: Event, mut share: Share, desk: &Desk) -> Result<Answer, Pr
     Ok(json(status, &Accepted { topic: topic.as_str(), id }))
 }
 
-fn topic(segment: &str) -> Result<Topic, Problem> {
+/// Checks the topic in a path's segment.
+pub(super) fn topic(segment: &str) -> Result<Topic, Problem> {
     topic_name(&percent_decode_str(segment).collect::<Vec<u8>>())
 }
 
@@ -105,6 +137,16 @@ pub(super) fn event_key(text: String) -> Result<Box<str>, Problem> {
         return Err(Problem::bad_request(error).with_limit(EVENT_KEY_BYTES_MAX));
     }
     Ok(text.into_boxed_str())
+}
+
+/// Checks an idempotency key.
+pub(super) fn idempotency_key(bytes: &[u8]) -> Result<Box<str>, Problem> {
+    let visible = (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    let key = std::str::from_utf8(bytes).ok().filter(|_| visible);
+    key.map(Box::from).ok_or_else(|| {
+        let error = format!("must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters");
+        Problem::bad_request(error).with_limit(IDEMPOTENCY_KEY_BYTES_MAX)
+    })
 }
 
 /// Checks a topic's name, decoded.
