@@ -109,6 +109,8 @@ fn wrong_usage_is_found_before_anything_is_sent() {
         (&["t", "x", "--url", &url, "--event", "a\nb"], "control characters"),
         (&["t", "x", "--redis", &redis, "--event", "fanwheel.open"], "reserved"),
         (&["t", "x", "--url", &url, "--idempotency-key", "a\nb"], "--idempotency-key"),
+        (&["t", "x", "--url", &url, "--idempotency-key", "a b"], "visible ASCII"),
+        (&["t", "x", "--url", &url, "--idempotency-key", ""], "1 to 128"),
         (&["t", "x", "--redis", &redis, "--idempotency-key", "k"], "--url"),
         (&["t", "x", "--redis", &redis, "--url", &url], "choose one"),
         (&["t", "x", "--redis", &url], "redis://["),

@@ -134,7 +134,29 @@ fn it_goes_on_with_the_last_id_after_the_time_it_was_told() {
     assert!(head.contains("\r\nlast-event-id: 7\r\n"), "{head}");
     assert_eq!(program.next_line(), r#"{"event":"message","id":null,"data":"b"}"#);
     // An event without id does not erase it.
-    assert!(script.answer(&stream_of("")).contains("\r\nlast-event-id: 7\r\n"));
+    let open = "event: fanwheel.open\ndata: {\"topics\":[\"t\"],\"resumed\":true}\nid: 9\n\n";
+    assert!(script.answer(&stream_of(open)).contains("\r\nlast-event-id: 7\r\n"));
+    // A control event has one too: the stream was there, and had nothing to say.
+    assert!(script.answer(&stream_of("")).contains("\r\nlast-event-id: 9\r\n"));
+}
+
+#[test]
+fn resets_are_told_on_standard_error() {
+    let script = Script::listen(0);
+    let program = Program::start(&["subscribe", "t", "u", "--last-event-id", "1-1-abcd", "--url", &script.url()]);
+    let reset = |reason: &str| {
+        format!("event: fanwheel.reset\ndata: {{\"reason\":\"{reason}\",\"topics\":[\"t\",\"u\"]}}\nid: 5-0-abcd\n\n")
+    };
+    script.answer(&stream_of(&format!("{}{}data: a\n\n", reset("trimmed"), reset("epoch"))));
+    assert_eq!(program.next_line(), "a");
+    script.answer("HTTP/1.1 403 x\r\ncontent-length: 0\r\n\r\n");
+    let (code, notes) = program.end();
+    assert_eq!(code, Some(1), "{notes:?}");
+    let told = [
+        "fanwheel: events were lost (trimmed) of t, u",
+        "fanwheel: the history is another one (epoch): events may have been lost of t, u",
+    ];
+    assert_eq!(notes[..2], told);
 }
 
 #[test]

@@ -29,13 +29,15 @@ pub(super) struct Flags {
     /// The event's name: at most 128 bytes, not beginning with `fanwheel.`
     #[arg(long, value_name = "NAME")]
     event: Option<String>,
-    /// Lets the node recognise a repeated publish; needs a durable topic
+    /// On durable topics, names this publish: repeated with the same key and event within the class's idempotency_window
+    /// it is not stored again, and the first one's id is printed; 1-128 visible ASCII characters; needs a node
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// The node, or the proxy before it [default: http://127.0.0.1:8080]
     #[arg(long, env = URL_VARIABLE, value_name = "URL")]
     url: Option<String>,
-    /// Publish through this Redis, without any node
+    /// Publish through this Redis, without any node: on live topics only. Which topics are durable stands in the nodes'
+    /// files; what is published so on one of these is not delivered. Publish that through a node
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// With --redis: what the channel's name begins with
@@ -46,16 +48,20 @@ pub(super) struct Flags {
 /// Where the node is, for the verbs that speak to one.
 pub(super) const URL_VARIABLE: &str = "FANWHEEL_URL";
 
+/// Longest idempotency key that a node takes, in bytes.
+const KEY_BYTES_MAX: usize = 128;
+
 /// Publishes; prints the answer, one line of JSON.
 pub(super) fn run(flags: Flags) -> Result<(), Failure> {
     let usage = |why: &dyn std::fmt::Display| Failure::Usage(why.to_string());
     let topic = Topic::parse(&flags.topic).map_err(|error| usage(&error))?;
     let name = EventName::parse(flags.event.as_deref().unwrap_or_default()).map_err(|error| usage(&error))?;
     let way = Way::choose(&flags, &topic, name.as_ref())?;
+    let has_key = flags.idempotency_key.is_some();
     let data = data(flags.data)?;
     let answer = super::runtime()?.block_on(async {
         match way {
-            Way::Node(node, ask) => by_node(&node, ask.carrying(data)).await,
+            Way::Node(node, ask) => by_node(&node, ask.carrying(data), has_key).await,
             Way::Redis(redis) => {
                 by_redis(redis, Event { topic, name, key: None, data, stored: None, received_us: 0 }).await
             }
@@ -78,7 +84,8 @@ impl Way {
             return Ok(Way::Node(Box::new(Node::parse(flags.url.as_deref())?), ask(flags, topic, name)?));
         };
         if flags.idempotency_key.is_some() {
-            return Err(Failure::Usage("--idempotency-key needs --url: only a node recognises repetitions".into()));
+            let why = "--idempotency-key needs --url: with --redis an event is published as on a live topic";
+            return Err(Failure::Usage(why.into()));
         }
         // A URL that stands only in the variable yields to the flag.
         if flags.url != std::env::var(URL_VARIABLE).ok() {
@@ -96,7 +103,9 @@ fn ask(flags: &Flags, topic: &Topic, name: Option<&EventName>) -> Result<Ask, Fa
     }
     let ask = Ask::post(target);
     let Some(key) = &flags.idempotency_key else { return Ok(ask) };
-    ask.with("idempotency-key", key).map_err(|error| Failure::Usage(format!("--idempotency-key `{key}`: {error}")))
+    let visible = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let wrong = || Failure::Usage(format!("--idempotency-key must be 1 to {KEY_BYTES_MAX} visible ASCII characters"));
+    if visible { ask.with("idempotency-key", key).map_err(|_| wrong()) } else { Err(wrong()) }
 }
 
 /// The event's data, checked.
@@ -122,11 +131,14 @@ fn data(given: Option<String>) -> Result<Bytes, Failure> {
     Ok(data.into())
 }
 
-async fn by_node(node: &Node, ask: Ask) -> Result<String, Failure> {
+async fn by_node(node: &Node, ask: Ask, has_key: bool) -> Result<String, Failure> {
     let answer = node.ask(ask).await;
     let answer = answer.map_err(|error| {
         Failure::Failed(match error {
             NoAnswer::Unreachable(..) => format!("{error}; is a node running there? --url names another"),
+            NoAnswer::Lost(..) if has_key => {
+                format!("{error}; it is not known whether the event was accepted, repeat it with the same key")
+            }
             NoAnswer::Lost(..) => format!("{error}; it is not known whether the event was accepted"),
         })
     })?;

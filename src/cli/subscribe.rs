@@ -2,7 +2,7 @@
 //!
 //! What always holds: a line is whole, and written before the next event is read, so that a slow
 //! reader of the lines slows the stream and nothing piles up here. It reconnects as a browser's
-//! `EventSource` does: after the time the node told (`retry:`), with the last id. Who does not accept connections
+//! `EventSource` does: after the time the node told (`retry:`), with the last id, also one of a control event. Who does not accept connections
 //! is asked more and more seldom. Only a refusal (4xx, a redirect, not a stream) is final.
 
 use std::future::pending;
@@ -39,7 +39,7 @@ pub(super) struct Flags {
     /// The node, or the proxy before it [default: http://127.0.0.1:8080]
     #[arg(long, env = super::publish::URL_VARIABLE, value_name = "URL")]
     url: Option<String>,
-    /// Go on after this event (live topics have no ids)
+    /// Go on after this event of the durable topics (live ones have no ids); reconnections go on after the last one seen
     #[arg(long, value_name = "ID")]
     last_event_id: Option<String>,
     /// Print objects, control events included
@@ -276,7 +276,12 @@ fn words(control: &str, data: &str) -> String {
         names.collect::<Vec<_>>().join(", ")
     };
     match control {
+        "open" if fields["resumed"] == true => format!("following {}, after the last event seen", topics()),
         "open" => format!("following {}", topics()),
+        // Of these the node cannot say whether there was anything to be lost.
+        "reset" if ["epoch", "unknown-cursor"].contains(&reason) => {
+            format!("the history is another one ({reason}): events may have been lost of {}", topics())
+        }
         "reset" => format!("events were lost ({reason}) of {}", topics()),
         "drain" => format!("the node closes this stream ({reason})"),
         "unavailable" => "the node cannot open this stream now".into(),
@@ -287,6 +292,23 @@ fn words(control: &str, data: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_events_are_told_in_words() {
+        for (control, data, sentence) in [
+            ("open", r#"{"topics":["a","b"],"resumed":false}"#, "following a, b"),
+            ("open", r#"{"topics":["a"],"resumed":true}"#, "following a, after the last event seen"),
+            ("reset", r#"{"reason":"trimmed","topics":["a"]}"#, "events were lost (trimmed) of a"),
+            (
+                "reset",
+                r#"{"reason":"epoch","topics":["a"]}"#,
+                "the history is another one (epoch): events may have been lost of a",
+            ),
+            ("reset", "no JSON", "events were lost (no reason given) of "),
+        ] {
+            assert_eq!(words(control, data), sentence);
+        }
+    }
 
     #[test]
     fn pauses_grow_with_failures_and_are_never_shorter_than_asked_for() {
