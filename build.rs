@@ -1,8 +1,10 @@
 //! Tells the program which commit it was built from: `0.1.0 (<12 hex>[-dirty], <commit date>)`.
 //!
 //! git says so; where there is no git or no repository, the variable `FANWHEEL_COMMIT` does, else it is `unknown`.
-//! Nothing here can fail a build. It runs again only when git's HEAD, refs or index change, so `-dirty`
+//! None of that can fail a build. It runs again only when git's HEAD, refs or index change, so `-dirty`
 //! tells how the tracked files were then: an edit that git has not been told of since is not seen.
+//!
+//! And lets faults be planted (`src/mutant.rs`): in debug builds, never in any other.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,8 +19,25 @@ fn main() {
     for path in watched(root) {
         println!("cargo::rerun-if-changed={path}");
     }
+    let_faults_be_planted();
     let given = std::env::var("FANWHEEL_COMMIT").ok();
     println!("cargo::rustc-env=VERSION_WITH_COMMIT={} ({})", env!("CARGO_PKG_VERSION"), describe(root, given));
+}
+
+/// `--cfg fanwheel_mutant="name"` plants one; in a debug build one can also be chosen at run time.
+fn let_faults_be_planted() {
+    println!("cargo::rustc-check-cfg=cfg(fanwheel_mutants)");
+    println!("cargo::rustc-check-cfg=cfg(fanwheel_mutant, values(any()))");
+    let planted = std::env::var("CARGO_CFG_FANWHEEL_MUTANT").unwrap_or_default();
+    let is_debug = std::env::var("PROFILE").is_ok_and(|profile| profile == "debug");
+    assert!(
+        is_debug || planted.is_empty(),
+        "fanwheel_mutant={planted} plants a fault, which no release build may have"
+    );
+    if is_debug {
+        println!("cargo::rustc-cfg=fanwheel_mutants");
+    }
+    println!("cargo::rustc-env=FANWHEEL_MUTANT_OF_BUILD={planted}");
 }
 
 /// The commit, by git or as it was `given`.

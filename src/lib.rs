@@ -23,6 +23,20 @@ compile_error!(
     "Fanwheel runs on 64-bit Linux (5.10 or later) only: it parks sockets in epoll and sets Linux socket options."
 );
 
+/// True exactly when this fault is planted: only in debug builds, and only where a test asks for it.
+macro_rules! planted {
+    ($name:literal) => {{
+        #[cfg(fanwheel_mutants)]
+        let planted = $crate::mutant::is_planted($name);
+        #[cfg(not(fanwheel_mutants))]
+        let planted = false;
+        planted
+    }};
+}
+
+#[cfg(fanwheel_mutants)]
+pub mod mutant;
+
 pub mod event;
 pub mod topic;
 

@@ -36,6 +36,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("shutdown", &[]),
     ("feed", &[]),
+    // Named by a macro only: faults that tests plant.
+    ("mutant", &[]),
 ];
 
 /// What may be named all the same: file, path, why.

@@ -10,10 +10,21 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use crate::engine::history::Page;
+use crate::engine::Sink;
+use crate::engine::history::{Page, Read};
+use crate::engine::pages::Purpose;
+use crate::engine::partition::{Hold, Stage};
 use crate::engine::past::Held;
+use crate::engine::policy::PORTION;
+use crate::engine::repair::TOPICS_PER_READ;
+use crate::engine::shard::Shard;
 use crate::engine::slab::Key;
 use crate::event::{Event, Stamp};
+
+/// Bytes a repair reads at once, over all topics; at least one event of each.
+const REPAIR_BYTES_MAX: usize = 8 << 20;
+/// Bytes it reads at once of one topic.
+const REPAIR_PAGE_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 10;
 
 /// What is being read.
 #[derive(Debug)]
@@ -59,7 +70,10 @@ impl CatchUp {
 
     /// The next item, if nothing can come before it any more.
     pub(super) fn next(&self) -> Option<(Stamp, Item, usize)> {
-        let limit = self.open.first().map_or(self.upto, |&(known, _)| known);
+        let mut limit = self.open.first().map_or(self.upto, |&(known, _)| known);
+        if planted!("topic-by-topic") {
+            limit = self.upto;
+        }
         self.items.peek().map(|Reverse(item)| *item).filter(|(stamp, ..)| *stamp <= limit)
     }
 
@@ -108,7 +122,9 @@ impl CatchUp {
         let behind = &self.topics[index];
         let next = behind.events.front().and_then(|event| event.stored);
         let item = match next {
-            Some(stored) if stored.prev > behind.reached.upto => Some((stored.prev, Item::Loss)),
+            Some(stored) if stored.prev > behind.reached.upto && !planted!("no-loss") => {
+                Some((stored.prev, Item::Loss))
+            }
             Some(stored) => Some((stored.id.stamp, Item::Event)),
             None if behind.known == self.upto => {
                 let is_lost = behind.last > behind.reached.upto && behind.last <= self.upto;
@@ -140,4 +156,174 @@ impl CatchUp {
         self.show_next(index);
         wants_more
     }
+}
+
+impl<P> Shard<P> {
+    /// Begins to read what was missed.
+    pub(super) fn begin_catching_up(&mut self, behind: Vec<Key>, upto: Stamp) {
+        self.partition.repairs += 1;
+        self.counters.repairs += 1;
+        if planted!("marker-jump") {
+            self.partition.watermark = upto;
+        }
+        let (number, mut from) = (self.partition.repairs, self.partition.watermark);
+        if planted!("re-ingest") {
+            from = from.before().before();
+            from.ms = from.ms.saturating_sub(20);
+        }
+        let held = |key: Key| (key, self.topics.at(key.slot).past.as_ref().expect("it is settled").held);
+        let behind: Vec<(Key, Held)> = behind.into_iter().map(held).collect();
+        let all: Vec<usize> = (0..behind.len()).collect();
+        let catch_up = CatchUp::begin(number, from, upto, behind);
+        self.partition.hold_at(Stage::Reading(catch_up));
+        for indices in all.chunks(TOPICS_PER_READ) {
+            self.read_on(indices.to_vec());
+        }
+    }
+
+    /// Reads the next piece of these topics.
+    fn read_on(&mut self, indices: Vec<usize>) {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &self.partition.hold else { return };
+        let (number, upto, count) = (catch_up.number, catch_up.upto, catch_up.topics.len());
+        let behind = indices.iter().map(|&index| &catch_up.topics[index]);
+        let topics = behind.map(|behind| (self.topics.name_at(behind.key), behind.known));
+        let topics: Option<Vec<_>> = topics.map(|(name, known)| Some((name?, known))).collect();
+        let Some(topics) = topics else {
+            // One is gone: the others are read without it.
+            return self.read_without_gone(indices);
+        };
+        let bytes_max = (REPAIR_BYTES_MAX / count.max(1)).clamp(*REPAIR_PAGE_BYTES.start(), *REPAIR_PAGE_BYTES.end());
+        let read = Read::After { topics, bytes_max };
+        self.partition.pages.ask(Purpose::Repair(number, indices), read, upto);
+    }
+
+    fn read_without_gone(&mut self, indices: Vec<usize>) {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else { return };
+        let mut here = Vec::new();
+        for index in indices {
+            if self.topics.name_at(catch_up.topics[index].key).is_some() {
+                here.push(index);
+            } else {
+                catch_up.leave_out(index);
+            }
+        }
+        if !here.is_empty() {
+            self.read_on(here);
+        }
+    }
+
+    /// Takes pieces of what was missed.
+    pub(super) fn take_missed(&mut self, number: u64, indices: Vec<usize>, pages: Vec<Page>) {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else { return };
+        if catch_up.number != number {
+            return;
+        }
+        for (index, page) in indices.into_iter().zip(pages) {
+            catch_up.take_page(index, page);
+        }
+    }
+
+    /// Goes on with a repair, a portion at a time. True exactly when there may be more to do before anything else
+    /// happens.
+    pub fn catch_up<S: Sink<Port = P>>(&mut self, sink: &mut S) -> bool {
+        for _ in 0..PORTION {
+            let Some(hold) = &mut self.partition.hold else { return false };
+            let has_more = match &mut hold.stage {
+                Stage::Subscribing(_) | Stage::Barrier => return false,
+                Stage::Reading(_) => self.ingest_missed(sink),
+                Stage::Releasing => self.ingest_held(sink),
+            };
+            match has_more {
+                Progress::Made => {}
+                Progress::NeedsSweep => return true,
+                Progress::Waits => return false,
+            }
+        }
+        true
+    }
+
+    /// Ingests the next item that was read.
+    fn ingest_missed<S: Sink<Port = P>>(&mut self, sink: &mut S) -> Progress {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else {
+            return Progress::Waits;
+        };
+        let Some((stamp, item, index)) = catch_up.next() else {
+            if !catch_up.open.is_empty() {
+                return Progress::Waits;
+            }
+            let upto = catch_up.upto;
+            self.partition.watermark = upto.max(self.partition.watermark);
+            if let Some(hold) = &mut self.partition.hold {
+                hold.stage = Stage::Releasing;
+            }
+            return Progress::Made;
+        };
+        let behind = &mut catch_up.topics[index];
+        let key = behind.key;
+        let is_here = self.topics.get(key).is_some_and(|topic| topic.past.as_ref().is_some_and(|past| past.settled));
+        match item {
+            Item::Loss if is_here => {
+                if !self.run.is_empty() {
+                    return Progress::NeedsSweep;
+                }
+                self.tell_trimmed(sink, key, stamp);
+            }
+            Item::Event if is_here => {
+                let Some(event) = behind.events.front().cloned() else { return Progress::Waits };
+                let Some(stored) = event.stored else { return Progress::Waits };
+                if self.append_durable(sink, key, event, stored).is_err() {
+                    return Progress::NeedsSweep;
+                }
+            }
+            Item::Loss | Item::Event => {}
+        }
+        self.pass_item(item, index)
+    }
+
+    /// An item was dealt with: the next one of its topic takes its place.
+    fn pass_item(&mut self, item: Item, index: usize) -> Progress {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else {
+            return Progress::Waits;
+        };
+        if catch_up.pass(item, index) {
+            self.read_on(vec![index]);
+        }
+        Progress::Made
+    }
+
+    /// Ingests the next event that was held.
+    fn ingest_held<S: Sink<Port = P>>(&mut self, sink: &mut S) -> Progress {
+        let Some(hold) = &mut self.partition.hold else { return Progress::Waits };
+        let Some(event) = hold.queue.pop_front() else {
+            let overrun = hold.overrun;
+            self.partition.hold = None;
+            if overrun {
+                self.partition.hold_at(Stage::Barrier);
+            } else {
+                self.release();
+            }
+            return Progress::Waits;
+        };
+        hold.bytes -= event.weight();
+        match self.take_current(sink, event) {
+            Ok(()) => Progress::Made,
+            Err(event) => {
+                if let Some(hold) = &mut self.partition.hold {
+                    hold.bytes += event.weight();
+                    hold.queue.push_front(event);
+                }
+                Progress::NeedsSweep
+            }
+        }
+    }
+}
+
+/// How far a step of a repair has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Made,
+    /// Ready readers must be offered what there is first.
+    NeedsSweep,
+    /// Something must come in first.
+    Waits,
 }

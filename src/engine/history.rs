@@ -61,6 +61,11 @@ impl Chain {
     /// Judges a position in the history whose newest number is `last`.
     #[must_use]
     pub fn judge(&self, id: EventId, last: Stamp) -> Verdict {
+        if planted!("stale-epoch") && self.age(id.tag).is_none()
+            || planted!("stale-fence") && self.age(id.tag).is_some()
+        {
+            return Verdict::Honoured;
+        }
         match self.age(id.tag) {
             None => Verdict::Unknown,
             Some(age) => match self.fences.get(age) {
@@ -89,6 +94,9 @@ impl Chain {
     /// are known to be lost: the last such place, as the position behind it.
     #[must_use]
     pub fn loss_between(&self, from: Tag, to: Tag) -> Option<EventId> {
+        if planted!("lossy-silent") {
+            return None;
+        }
         let (from, to) = (self.age(from)?, self.age(to)?);
         let passed = self.fences.get(from..to)?;
         let at = passed.iter().rposition(|fence| fence.lossy)? + from;

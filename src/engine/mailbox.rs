@@ -105,6 +105,9 @@ impl<T> Mailbox<T> {
 
     /// Takes the oldest message or mark.
     pub fn take(&self) -> Option<Taken<T>> {
+        if planted!("overrun-flag") && self.overrun.swap(false, Ordering::AcqRel) {
+            return Some(Taken::Gap);
+        }
         let slot = self.queue.pop()?;
         match slot.message {
             Some(message) => {

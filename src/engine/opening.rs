@@ -39,8 +39,16 @@ impl<P> Shard<P> {
                 return false;
             }
             // It may have been ahead of this shard: another node heard of it first.
+            Position::After(at) if planted!("join-ahead") && at.stamp > upto => {
+                self.open_live(sink, id, None);
+                return false;
+            }
             Position::After(at) if !place.tried && chain.judge(at, upto) != Verdict::Honoured => {
                 self.partition.await_marker(id);
+                return false;
+            }
+            Position::After(_) | Position::Earliest | Position::Last(_) if self.awaits_tail(id) => {
+                self.partition.await_tails(id);
                 return false;
             }
             Position::After(at) => (at, false),
@@ -56,6 +64,11 @@ impl<P> Shard<P> {
         self.set_place(id, |place| (place.at, place.fresh) = (at, fresh));
         self.begin_replay(id);
         true
+    }
+
+    fn awaits_tail(&mut self, id: ConnId) -> bool {
+        let slots = self.durable_slots(id);
+        slots.into_iter().any(|slot| self.topics.at(slot).past.as_ref().is_some_and(|past| past.awaits_tail()))
     }
 
     /// Opens a stream that wants nothing of the past.
@@ -85,6 +98,7 @@ impl<P> Shard<P> {
             newest.extend(stamps.map(|stored| stored.id.stamp));
         }
         newest.sort_unstable_by(|a, b| b.cmp(a));
+        let count = if planted!("last-by-one") { count - 1 } else { count };
         let start = newest.get(count.checked_sub(1)?)?.before();
         (floor <= start).then_some(start)
     }

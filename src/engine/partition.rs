@@ -32,6 +32,8 @@ pub(super) struct Partition {
     /// Readers that wait for a marker which is asked for from now on, and for the one that is under way.
     pub(super) ahead: Vec<ConnId>,
     pub(super) ahead_asked: Vec<ConnId>,
+    /// Readers that wait for a tail: what they want may be in it.
+    pub(super) behind_tails: Vec<ConnId>,
     /// Readers that wait for the end of the hold.
     pub(super) held_back: Vec<ConnId>,
     /// An incarnation that was met and which the marker after it did not know.
@@ -81,6 +83,7 @@ impl Default for Partition {
             unsettled: Vec::new(),
             ahead: Vec::new(),
             ahead_asked: Vec::new(),
+            behind_tails: Vec::new(),
             held_back: Vec::new(),
             strange: None,
             fell_back: None,
@@ -115,6 +118,11 @@ impl Partition {
     /// The reader is served when the hold has ended.
     pub(super) fn await_release(&mut self, id: ConnId) {
         self.held_back.push(id);
+    }
+
+    /// The reader is served when the next tails have come.
+    pub(super) fn await_tails(&mut self, id: ConnId) {
+        self.behind_tails.push(id);
     }
 
     /// The reader is served when a marker has come that is asked for from now on.

@@ -24,13 +24,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::engine::catch_up::{CatchUp, Item};
 use crate::engine::conn::{Conn, ConnId, Flags};
-use crate::engine::history::{Answer, Answered, Chain, Marker, Page, Read, Verdict};
+use crate::engine::history::{Answer, Answered, Chain, Marker, Read, Verdict};
 use crate::engine::pages::Purpose;
 use crate::engine::partition::{Hold, Stage};
-use crate::engine::past::{Held, TAIL_BYTES_MAX, TAIL_EVENTS_MAX};
-use crate::engine::policy::PORTION;
+use crate::engine::past::{Held, Past, TAIL_BYTES_MAX, TAIL_EVENTS_MAX};
 use crate::engine::registry::Subscription;
 use crate::engine::shard::Shard;
 use crate::engine::slab::Key;
@@ -39,12 +37,8 @@ use crate::event::{Event, EventId, Stamp, Stored};
 use crate::frame::sse::{self, ResetReason};
 use crate::topic::Topic;
 
-/// Bytes a repair reads at once, over all topics; at least one event of each.
-const REPAIR_BYTES_MAX: usize = 8 << 20;
-/// Bytes it reads at once of one topic.
-const REPAIR_PAGE_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 10;
 /// Topics in one read.
-const TOPICS_PER_READ: usize = 64;
+pub(super) const TOPICS_PER_READ: usize = 64;
 
 impl<P> Shard<P> {
     /// A durable topic is confirmed. True exactly when its members need not wait for a marker.
@@ -91,6 +85,9 @@ impl<P> Shard<P> {
 
     /// The inbox ran over in this place.
     pub(super) fn hold_after_overrun(&mut self) {
+        if planted!("overrun-ignored") {
+            return;
+        }
         match &mut self.partition.hold {
             Some(Hold { stage: Stage::Reading(_) | Stage::Releasing, overrun, .. }) => *overrun = true,
             Some(_) => self.partition.ask_again(),
@@ -106,7 +103,7 @@ impl<P> Shard<P> {
 
     /// Takes an event of a durable topic.
     pub(super) fn ingest_durable<S: Sink<Port = P>>(&mut self, sink: &mut S, event: Arc<Event>) -> Ingested {
-        if self.partition.is_holding() {
+        if self.partition.is_holding() && !planted!("hold-one") {
             self.partition.keep(event);
             return Ingested::Done;
         }
@@ -117,7 +114,11 @@ impl<P> Shard<P> {
     }
 
     /// Takes an event that comes alive. Gives it back when a sweep must come first.
-    fn take_current<S: Sink<Port = P>>(&mut self, sink: &mut S, event: Arc<Event>) -> Result<(), Arc<Event>> {
+    pub(super) fn take_current<S: Sink<Port = P>>(
+        &mut self,
+        sink: &mut S,
+        event: Arc<Event>,
+    ) -> Result<(), Arc<Event>> {
         let Some(stored) = event.stored else { return Ok(()) };
         let Some(chain) = &self.partition.chain else {
             self.counters.events_unwanted += 1;
@@ -132,13 +133,14 @@ impl<P> Shard<P> {
             return Ok(());
         }
         let wanted = self.live_topic(&event.topic);
-        let key = wanted.filter(|key| self.topics.at(key.slot).past.as_ref().is_some_and(|past| past.settled));
+        let is_settled = |past: &Past| past.settled || planted!("settled-early");
+        let key = wanted.filter(|key| self.topics.at(key.slot).past.as_ref().is_some_and(|past| is_settled(past)));
         let Some(key) = key else {
             self.counters.events_unwanted += 1;
             return Ok(());
         };
         let past = self.topics.at(key.slot).past.as_ref().expect("it is durable");
-        if !past.held.is_followed_by(stored.prev) {
+        if !past.held.is_followed_by(stored.prev) && !planted!("no-prev") {
             self.partition.hold_at(Stage::Barrier);
             return Ok(());
         }
@@ -146,7 +148,7 @@ impl<P> Shard<P> {
     }
 
     /// Appends the next event of all. Gives it back when a sweep must come first.
-    fn append_durable<S: Sink<Port = P>>(
+    pub(super) fn append_durable<S: Sink<Port = P>>(
         &mut self,
         sink: &mut S,
         key: Key,
@@ -156,7 +158,9 @@ impl<P> Shard<P> {
         if !self.make_room(sink, &event) {
             return Err(event);
         }
-        self.append(event);
+        if !(planted!("drop") && stored.id.stamp.ms.is_multiple_of(7)) {
+            self.append(event);
+        }
         if let Some(past) = &mut self.topics.at(key.slot).past {
             past.note(stored);
         }
@@ -226,7 +230,7 @@ impl<P> Shard<P> {
     }
 
     /// The hold has ended: whoever waited for that is served.
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         for id in std::mem::take(&mut self.partition.held_back) {
             self.enqueue_if_open(id);
         }
@@ -247,6 +251,9 @@ impl<P> Shard<P> {
             return;
         };
         let here = EventId { stamp: self.partition.watermark, tag: before.tag };
+        if planted!("fence-ignored") {
+            return;
+        }
         match marker.chain.judge(here, marker.last) {
             Verdict::Honoured => {}
             Verdict::Diverged(fence) => {
@@ -357,56 +364,15 @@ impl<P> Shard<P> {
         true
     }
 
-    /// Begins to read what was missed.
-    fn begin_catching_up(&mut self, behind: Vec<Key>, upto: Stamp) {
-        self.partition.repairs += 1;
-        self.counters.repairs += 1;
-        let (number, from) = (self.partition.repairs, self.partition.watermark);
-        let held = |key: Key| (key, self.topics.at(key.slot).past.as_ref().expect("it is settled").held);
-        let behind: Vec<(Key, Held)> = behind.into_iter().map(held).collect();
-        let all: Vec<usize> = (0..behind.len()).collect();
-        let catch_up = CatchUp::begin(number, from, upto, behind);
-        self.partition.hold_at(Stage::Reading(catch_up));
-        for indices in all.chunks(TOPICS_PER_READ) {
-            self.read_on(indices.to_vec());
-        }
-    }
-
-    /// Reads the next piece of these topics.
-    fn read_on(&mut self, indices: Vec<usize>) {
-        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &self.partition.hold else { return };
-        let (number, upto, count) = (catch_up.number, catch_up.upto, catch_up.topics.len());
-        let behind = indices.iter().map(|&index| &catch_up.topics[index]);
-        let topics = behind.map(|behind| (self.topics.name_at(behind.key), behind.known));
-        let topics: Option<Vec<_>> = topics.map(|(name, known)| Some((name?, known))).collect();
-        let Some(topics) = topics else {
-            // One is gone: the others are read without it.
-            return self.read_without_gone(indices);
-        };
-        let bytes_max = (REPAIR_BYTES_MAX / count.max(1)).clamp(*REPAIR_PAGE_BYTES.start(), *REPAIR_PAGE_BYTES.end());
-        let read = Read::After { topics, bytes_max };
-        self.partition.pages.ask(Purpose::Repair(number, indices), read, upto);
-    }
-
-    fn read_without_gone(&mut self, indices: Vec<usize>) {
-        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else { return };
-        let mut here = Vec::new();
-        for index in indices {
-            if self.topics.name_at(catch_up.topics[index].key).is_some() {
-                here.push(index);
-            } else {
-                catch_up.leave_out(index);
-            }
-        }
-        if !here.is_empty() {
-            self.read_on(here);
-        }
-    }
-
     /// Takes what was read of the past.
     pub fn handle_answer<S: Sink<Port = P>>(&mut self, _sink: &mut S, answered: Answered) {
         let Some(asked) = self.partition.pages.handle_answer(answered.number) else { return };
         let is_current = self.partition.pages.is_current(asked.era);
+        if matches!(asked.purpose, Purpose::Tails(..)) {
+            for id in std::mem::take(&mut self.partition.behind_tails) {
+                self.enqueue_if_open(id);
+            }
+        }
         match (asked.purpose, answered.answer) {
             (Purpose::Pages(wanted), Answer::Pages(pages)) => {
                 for ((topic, after), page) in wanted.into_iter().zip(pages) {
@@ -427,122 +393,15 @@ impl<P> Shard<P> {
                     }
                 }
             }
+            (Purpose::Tails(..), _) => {}
             (Purpose::Start(id), Answer::Start(start)) => self.handle_start(id, is_current.then_some(start)),
             (Purpose::Repair(number, indices), Answer::Pages(pages)) => self.take_missed(number, indices, pages),
             _ => {}
         }
     }
 
-    /// Takes pieces of what was missed.
-    fn take_missed(&mut self, number: u64, indices: Vec<usize>, pages: Vec<Page>) {
-        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else { return };
-        if catch_up.number != number {
-            return;
-        }
-        for (index, page) in indices.into_iter().zip(pages) {
-            catch_up.take_page(index, page);
-        }
-    }
-
-    /// Goes on with a repair, a portion at a time. True exactly when there may be more to do before anything else
-    /// happens.
-    pub fn catch_up<S: Sink<Port = P>>(&mut self, sink: &mut S) -> bool {
-        for _ in 0..PORTION {
-            let Some(hold) = &mut self.partition.hold else { return false };
-            let has_more = match &mut hold.stage {
-                Stage::Subscribing(_) | Stage::Barrier => return false,
-                Stage::Reading(_) => self.ingest_missed(sink),
-                Stage::Releasing => self.ingest_held(sink),
-            };
-            match has_more {
-                Progress::Made => {}
-                Progress::NeedsSweep => return true,
-                Progress::Waits => return false,
-            }
-        }
-        true
-    }
-
-    /// Ingests the next item that was read.
-    fn ingest_missed<S: Sink<Port = P>>(&mut self, sink: &mut S) -> Progress {
-        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else {
-            return Progress::Waits;
-        };
-        let Some((stamp, item, index)) = catch_up.next() else {
-            if !catch_up.open.is_empty() {
-                return Progress::Waits;
-            }
-            let upto = catch_up.upto;
-            self.partition.watermark = upto.max(self.partition.watermark);
-            if let Some(hold) = &mut self.partition.hold {
-                hold.stage = Stage::Releasing;
-            }
-            return Progress::Made;
-        };
-        let behind = &mut catch_up.topics[index];
-        let key = behind.key;
-        let is_here = self.topics.get(key).is_some_and(|topic| topic.past.as_ref().is_some_and(|past| past.settled));
-        match item {
-            Item::Loss if is_here => {
-                if !self.run.is_empty() {
-                    return Progress::NeedsSweep;
-                }
-                self.tell_trimmed(sink, key, stamp);
-            }
-            Item::Event if is_here => {
-                let Some(event) = behind.events.front().cloned() else { return Progress::Waits };
-                let Some(stored) = event.stored else { return Progress::Waits };
-                if self.append_durable(sink, key, event, stored).is_err() {
-                    return Progress::NeedsSweep;
-                }
-            }
-            Item::Loss | Item::Event => {}
-        }
-        self.pass_item(item, index)
-    }
-
-    /// An item was dealt with: the next one of its topic takes its place.
-    fn pass_item(&mut self, item: Item, index: usize) -> Progress {
-        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else {
-            return Progress::Waits;
-        };
-        if catch_up.pass(item, index) {
-            self.read_on(vec![index]);
-        }
-        Progress::Made
-    }
-
-    /// Ingests the next event that was held.
-    fn ingest_held<S: Sink<Port = P>>(&mut self, sink: &mut S) -> Progress {
-        let Some(hold) = &mut self.partition.hold else { return Progress::Waits };
-        let Some(event) = hold.queue.pop_front() else {
-            let overrun = hold.overrun;
-            self.partition.hold = None;
-            if overrun {
-                self.partition.hold_at(Stage::Barrier);
-            } else {
-                self.release();
-            }
-            return Progress::Waits;
-        };
-        hold.bytes -= event.weight();
-        if event.stored.is_some_and(|stored| stored.id.stamp <= self.partition.watermark) {
-            return Progress::Made;
-        }
-        match self.take_current(sink, event) {
-            Ok(()) => Progress::Made,
-            Err(event) => {
-                if let Some(hold) = &mut self.partition.hold {
-                    hold.bytes += event.weight();
-                    hold.queue.push_front(event);
-                }
-                Progress::NeedsSweep
-            }
-        }
-    }
-
     /// Events of a topic up to `last` are no longer retained, and its streams have not seen them.
-    fn tell_trimmed<S: Sink<Port = P>>(&mut self, sink: &mut S, key: Key, last: Stamp) {
+    pub(super) fn tell_trimmed<S: Sink<Port = P>>(&mut self, sink: &mut S, key: Key, last: Stamp) {
         debug_assert!(self.run.is_empty(), "everybody was offered what came before");
         let ready: Vec<ConnId> = {
             let members: Vec<u32> = self.topics.at(key.slot).members.iter().collect();
@@ -581,14 +440,4 @@ impl<P> Shard<P> {
         }
         false
     }
-}
-
-/// How far a step of a repair has got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Made,
-    /// Ready readers must be offered what there is first.
-    NeedsSweep,
-    /// Something must come in first.
-    Waits,
 }

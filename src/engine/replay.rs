@@ -148,6 +148,9 @@ impl<P> Shard<P> {
             topic.past.as_ref()?;
             topic.log.entry(topic.log.position_after(from))?.frame.stored().map(|stored| stored.id.stamp)
         };
+        if planted!("early-id") {
+            return Some(self.partition.position());
+        }
         let first = match self.many.get(&id.slot) {
             None => pending(only, cursor),
             Some(many) => many.iter().filter_map(|(topic, sub)| pending(topic, cursor.max(sub.from))).min(),
@@ -212,7 +215,10 @@ impl<P> Shard<P> {
             return false;
         }
         let chain = self.partition.chain();
-        let upto = self.partition.watermark();
+        let mut upto = self.partition.watermark();
+        if planted!("beyond-watermark") {
+            upto = Stamp::MAX;
+        }
         let form = self.conns.get(id).expect("the caller has it").form;
         let mut writing = Writing { form, bytes: Vec::new(), items: Vec::new(), reached: place.at, fresh: place.fresh };
         self.judge(id, place, &chain, upto, &mut writing);
@@ -252,7 +258,9 @@ impl<P> Shard<P> {
         let verdict = chain.judge(place.at, upto);
         if !self.conns.get(id).expect("the caller has it").flags.has(Flags::OPENED) {
             let resumed = verdict == Verdict::Honoured;
-            self.write_open(id, resumed, resumed.then_some(place.at), writing);
+            let at = if planted!("ahead-of-replay") { self.partition.position() } else { place.at };
+            self.write_open(id, resumed, resumed.then_some(at), writing);
+            writing.reached = place.at;
         }
         match verdict {
             Verdict::Honoured => {}
@@ -305,7 +313,7 @@ impl<P> Shard<P> {
             // Between events of one page nothing is missing.
             let before = first.filter(|_| next == 0).map(|stored| stored.prev);
             let before = before.or(page.events.is_empty().then_some(page.last));
-            let loss = before.filter(|&before| before > at && !fresh);
+            let loss = before.filter(|&before| before > at && !fresh && !planted!("no-loss"));
             if loss.is_some_and(|loss| loss > upto) {
                 // Whether it concerns what this reader is owed by now cannot be seen on this page.
                 self.partition.pages.forget(&name, at);
@@ -335,6 +343,9 @@ impl<P> Shard<P> {
             let head = &mut heads[index];
             if head.loss.take().is_some() {
                 let topic = head.topic;
+                if planted!("loss-twice") {
+                    self.write_reset(id, ResetReason::Trimmed, Some(topic), chain.id_of(stamp), writing);
+                }
                 self.pass(id, chain.id_of(stamp), chain, writing);
                 self.write_reset(id, ResetReason::Trimmed, Some(topic), chain.id_of(stamp), writing);
                 continue;
@@ -351,7 +362,11 @@ impl<P> Shard<P> {
             self.pass(id, reached, chain, writing);
             writing.fresh = false;
             let bytes = frame.bytes(writing.form);
-            writing.bytes.extend_from_slice(bytes);
+            if planted!("swap") && writing.items.len() == 2 {
+                writing.bytes.splice(0..0, bytes.iter().copied());
+            } else {
+                writing.bytes.extend_from_slice(bytes);
+            }
             writing.items.push(Item { end: writing.bytes.len(), reached, what: What::Event(Rc::clone(&frame)) });
             writing.reached = reached;
             self.step(&mut heads[index], begun);
@@ -477,7 +492,7 @@ impl<P> Shard<P> {
     /// It stands at the watermark: from here on its cursor says all.
     fn go_live(&mut self, id: ConnId) {
         self.places.remove(&id.slot);
-        let seq = self.seq;
+        let seq = if planted!("live-early") { self.seq.saturating_sub(1) } else { self.seq };
         let topics = &mut self.topics;
         let conn = self.conns.at(id.slot).expect("the caller has it");
         conn.flags.clear(Flags::REPLAYING);

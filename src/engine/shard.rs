@@ -451,7 +451,9 @@ impl<P> Shard<P> {
                 Subscription::Live if connected => {
                     topic.subscription = Subscription::Unsubscribing;
                     self.logged -= topic.log.len();
-                    if let Some(past) = &mut topic.past {
+                    if let Some(past) = &mut topic.past
+                        && !planted!("kept-log")
+                    {
                         **past = Past::default();
                     }
                     self.wishes.push(Wish::Unsubscribe(topic.name.clone()));

@@ -401,7 +401,7 @@ impl<P> Shard<P> {
             let now = self.now;
             self.counters.batch_events.record(begun as u64);
             let conn = self.conns.at(id.slot).expect("the caller has it");
-            conn.cursor = spans[begun - 1].seq;
+            conn.cursor = spans[begun - 1].seq - u64::from(planted!("repeat"));
             conn.last_write = now;
         }
         let remainder = (taken > begin).then(|| self.remainder(id, spans[cut], taken - begin));
