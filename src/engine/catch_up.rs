@@ -327,3 +327,101 @@ enum Progress {
     /// Something must come in first.
     Waits,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::slab::Slab;
+    use crate::event::{EventId, Stored, Tag};
+    use crate::topic::Topic;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn at(ms: u64) -> Stamp {
+        Stamp { ms, n: 0 }
+    }
+
+    fn event(topic: usize, ms: u64, prev: u64) -> Arc<Event> {
+        Arc::new(Event {
+            topic: Topic::parse(&format!("t{topic}")).expect("a topic"),
+            name: None,
+            key: None,
+            data: Bytes::new(),
+            stored: Some(Stored { id: EventId { stamp: at(ms), tag: Tag::NONE }, prev: at(prev) }),
+            received_us: 0,
+        })
+    }
+
+    /// A history: for each number the topic it belongs to, and whether it is retained.
+    fn history() -> impl Strategy<Value = Vec<(usize, bool)>> {
+        proptest::collection::vec((0..4usize, proptest::bool::weighted(0.8)), 1..60)
+    }
+
+    proptest! {
+        /// The twin sorts everything.
+        #[test]
+        fn what_was_missed_comes_in_order_and_what_is_gone_is_told_in_its_place(
+            history in history(), from in 0..40u64, beyond in 0..20u64, size in 1..5usize, seed in any::<u64>(),
+        ) {
+            let upto = (history.len() as u64).saturating_sub(beyond).max(from);
+            // Retained are, of each topic, all from some event on.
+            let mut topics: Vec<Vec<(u64, u64, bool)>> = vec![Vec::new(); 4];
+            for (number, &(topic, _)) in history.iter().enumerate() {
+                let prev = topics[topic].last().map_or(0, |last| last.0);
+                topics[topic].push((number as u64 + 1, prev, true));
+            }
+            for topic in &mut topics {
+                let gone = topic.iter().filter(|(number, ..)| !history[*number as usize - 1].1).count();
+                topic.iter_mut().take(gone).for_each(|event| event.2 = false);
+            }
+            let mut expected = Vec::new();
+            for (index, topic) in topics.iter().enumerate() {
+                let missed = |number: u64| number > from && number <= upto;
+                // What is gone beyond the marker is shown by its live message, and the repair that follows.
+                let first = topic.iter().find(|(_, _, here)| *here).map(|(_, prev, _)| *prev);
+                let shows = first.or(topic.last().map(|last| last.0)).is_some_and(|gone| gone <= upto);
+                if shows
+                    && let Some(last) = topic.iter().rfind(|(number, _, here)| missed(*number) && !here)
+                {
+                    expected.push((last.0, Item::Loss, index));
+                }
+                let here = topic.iter().filter(|(number, _, here)| missed(*number) && *here);
+                expected.extend(here.map(|(number, ..)| (*number, Item::Event, index)));
+            }
+            expected.sort_unstable();
+
+            let mut keys = Slab::default();
+            let behind = topics.iter().map(|topic| {
+                let held = topic.iter().rfind(|(number, ..)| *number <= from).map_or(0, |event| event.0);
+                (keys.insert(()), Held { upto: at(held), exact: true })
+            });
+            let mut catch_up = CatchUp::begin(1, at(from), at(upto), behind.collect());
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut asked: Vec<usize> = (0..4).collect();
+            let mut seen = Vec::new();
+            loop {
+                if let Some((stamp, item, index)) = catch_up.next().filter(|_| asked.is_empty() || rng.bool()) {
+                    seen.push((stamp.ms, item, index));
+                    if catch_up.pass(item, index) {
+                        asked.push(index);
+                    }
+                    continue;
+                }
+                if asked.is_empty() {
+                    break;
+                }
+                let index = asked.swap_remove(rng.usize(0..asked.len()));
+                let known = catch_up.topics[index].known.ms;
+                let here = topics[index].iter().filter(|(number, _, here)| *number > known && *here);
+                let mut events: Vec<_> = here.map(|&(number, prev, _)| event(index, number, prev)).collect();
+                let more = events.len() > size;
+                events.truncate(size);
+                let last = topics[index].last().map_or(0, |last| last.0);
+                let topic = Topic::parse(&format!("t{index}")).expect("a topic");
+                catch_up.take_page(index, Page { topic, events, more, last: at(last) });
+            }
+            prop_assert_eq!(seen, expected);
+            prop_assert!(catch_up.open.is_empty());
+        }
+    }
+}

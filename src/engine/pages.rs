@@ -231,3 +231,90 @@ impl Pages {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, EventId, Stored, Tag};
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    fn at(ms: u64) -> Stamp {
+        Stamp { ms, n: 0 }
+    }
+
+    fn topic(name: &str) -> Topic {
+        Topic::parse(name).expect("a topic")
+    }
+
+    fn reader(slot: u32) -> ConnId {
+        Key { slot, generation: 0 }
+    }
+
+    fn page(name: &str, numbers: &[u64], more: bool, size: usize) -> Page {
+        let event = |ms: u64| Event {
+            topic: topic(name),
+            name: None,
+            key: None,
+            data: Bytes::from(vec![b'x'; size]),
+            stored: Some(Stored { id: EventId { stamp: at(ms), tag: Tag::NONE }, prev: Stamp::ZERO }),
+            received_us: 0,
+        };
+        let events = numbers.iter().map(|&ms| Arc::new(event(ms))).collect();
+        Page { topic: topic(name), events, more, last: at(numbers.last().copied().unwrap_or(0)) }
+    }
+
+    #[test]
+    fn readers_of_one_place_share_one_read() {
+        let mut pages = Pages::default();
+        assert_eq!(pages.await_pages(reader(1), vec![topic("a"), topic("b")], at(5), at(9)), 2);
+        assert_eq!(pages.await_pages(reader(2), vec![topic("a")], at(7), at(9)), 1, "it may be on that page");
+        let (number, read) = pages.take_read().expect("asked");
+        assert!(matches!(read, Read::After { topics, .. } if topics == [(topic("a"), at(5)), (topic("b"), at(5))]));
+        assert!(pages.take_read().is_none());
+        let asked = pages.handle_answer(number).expect("it was asked");
+        assert_eq!(
+            pages.keep(page("a", &[6, 8], false, 1), at(5), asked.upto, &ByteBudget::default()),
+            [reader(1), reader(2)]
+        );
+        assert_eq!(pages.find(&topic("a"), at(7)).map(|page| page.position_after(at(7))), Some(1));
+        assert!(pages.find(&topic("a"), at(4)).is_none(), "it begins behind that");
+        assert!(pages.find(&topic("a"), at(9)).is_none(), "up to here it was read, and no further");
+    }
+
+    #[test]
+    fn a_page_with_more_behind_it_ends_at_its_last_event() {
+        let mut pages = Pages::default();
+        pages.keep(page("a", &[6, 8], true, 1), at(5), at(20), &ByteBudget::default());
+        assert!(pages.find(&topic("a"), at(7)).is_some());
+        assert!(pages.find(&topic("a"), at(8)).is_none());
+    }
+
+    #[test]
+    fn pages_are_bounded_but_those_of_one_answer_stay_together() {
+        let mut pages = Pages::default();
+        let size = PAGES_BYTES_MAX / 6;
+        let mut answer = |names: &[&str]| {
+            pages.batch = pages.uses;
+            names.iter().for_each(|name| {
+                pages.keep(page(name, &[6], false, size), at(5), at(9), &ByteBudget::default());
+            });
+            ["a", "b", "c", "d", "e", "f"].map(|name| pages.find(&topic(name), at(5)).is_some())
+        };
+        assert_eq!(answer(&["a", "b"]), [true, true, false, false, false, false]);
+        assert_eq!(answer(&["c", "d", "e", "f"]), [false, false, true, true, true, true]);
+        assert!(pages.drop_any());
+    }
+
+    #[test]
+    fn no_more_reads_are_under_way_than_may_be() {
+        let mut pages = Pages::default();
+        for slot in 0..READS_MAX as u32 + 2 {
+            pages.await_pages(reader(slot), vec![topic(&format!("t{slot}"))], at(5), at(9));
+        }
+        let first = pages.take_read().expect("asked").0;
+        assert_eq!(std::iter::from_fn(|| pages.take_read()).count(), READS_MAX - 1);
+        assert!(pages.handle_answer(first).is_some() && pages.handle_answer(first).is_none());
+        assert!(pages.take_read().is_some() && pages.take_read().is_none());
+    }
+}

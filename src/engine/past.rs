@@ -172,3 +172,85 @@ impl Past {
         self.tail.len() + log.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, EventId, Tag};
+    use crate::topic::Topic;
+    use bytes::Bytes;
+    use std::sync::Arc;
+
+    fn at(ms: u64) -> Stamp {
+        Stamp { ms, n: 0 }
+    }
+
+    fn event(ms: u64, prev: u64) -> Arc<Event> {
+        Arc::new(Event {
+            topic: Topic::parse("t").expect("a topic"),
+            name: None,
+            key: None,
+            data: Bytes::from_static(b"x"),
+            stored: Some(Stored { id: EventId { stamp: at(ms), tag: Tag::NONE }, prev: at(prev) }),
+            received_us: 0,
+        })
+    }
+
+    fn page(events: &[(u64, u64)], last: u64) -> Page {
+        let events = events.iter().map(|&(ms, prev)| event(ms, prev)).collect();
+        Page { topic: Topic::parse("t").expect("a topic"), events, more: false, last: at(last) }
+    }
+
+    fn settled(upto: u64) -> Past {
+        let mut past = Past::default();
+        past.settle(at(upto));
+        past
+    }
+
+    #[test]
+    fn a_tail_lowers_the_floor_and_tells_what_was_held() {
+        let budget = ByteBudget::default();
+        let mut past = settled(10);
+        assert!(past.held.is_followed_by(at(9)) && !past.held.is_followed_by(at(11)));
+        assert!(past.take_tail(at(10), page(&[(5, 3), (7, 5)], 7), &budget));
+        assert_eq!((past.floor(), past.held), (at(3), Held { upto: at(7), exact: true }));
+        assert!(past.held.is_followed_by(at(7)) && !past.held.is_followed_by(at(5)));
+        let log = Log::new(0);
+        assert_eq!([3, 4, 5, 6, 7, 8].map(|ms| past.position_after(&log, at(ms))), [0, 0, 1, 1, 2, 2]);
+        assert!(past.drop_tail() && !past.drop_tail());
+        assert_eq!(past.floor(), at(7), "it leaves first, and takes the floor with it");
+    }
+
+    #[test]
+    fn a_topic_without_events_is_known_from_its_last_one_on() {
+        let mut past = settled(10);
+        assert!(!past.take_tail(at(10), page(&[], 4), &ByteBudget::default()));
+        assert_eq!(past.floor(), at(4));
+    }
+
+    #[test]
+    fn a_tail_is_refused_once_there_is_a_hole_behind_it() {
+        let mut past = settled(10);
+        past.raise_floor(at(12));
+        assert!(!past.take_tail(at(10), page(&[(7, 0)], 12), &ByteBudget::default()));
+        assert_eq!(past.floor(), at(12));
+        let mut again = settled(20);
+        assert!(!again.take_tail(at(10), page(&[(7, 0)], 12), &ByteBudget::default()), "of an earlier marker");
+    }
+
+    #[test]
+    fn events_are_found_by_number_through_tail_and_log() {
+        let budget = ByteBudget::default();
+        let mut past = settled(10);
+        past.take_tail(at(10), page(&[(5, 3), (7, 5)], 7), &budget);
+        let mut log = Log::new(0);
+        for (seq, (ms, prev)) in [(11, 7), (14, 11)].into_iter().enumerate() {
+            log.push(seq as u64 + 1, Rc::new(Frame::new(event(ms, prev), &budget)));
+        }
+        assert_eq!(past.len(&log), 4);
+        assert_eq!([4, 5, 7, 10, 11, 13, 14].map(|ms| past.position_after(&log, at(ms))), [0, 1, 2, 2, 3, 3, 4]);
+        assert_eq!(past.stored(&log, 2).map(|stored| stored.id.stamp), Some(at(11)));
+        assert!(past.encode(&mut log, 3, WireForm::SsePlain).is_some_and(|(_, bytes)| bytes.starts_with(b"data: x")));
+        assert!(past.stored(&log, 4).is_none());
+    }
+}
