@@ -45,7 +45,7 @@ use crate::event::{Event, Tag};
 use crate::feed::{self, Feed};
 use crate::metrics::SourceCounters;
 use crate::shutdown::{self, Signals, Stop};
-use crate::source::memory::{HISTORY_BYTES_DEFAULT, Handle, Sequencer, SequencerParts};
+use crate::source::memory::{Handle, Sequencer, SequencerParts};
 use crate::source::redis::publisher::Publisher;
 use crate::source::redis::subscriber::Subscriber;
 use crate::source::redis::{Found, RedisConfig, RedisProblem};
@@ -202,7 +202,7 @@ fn set_up(
             answers: answers.clone(),
             counters: Arc::clone(&counters[0]),
             classes: config.limits.classes.clone(),
-            history_bytes_max: HISTORY_BYTES_DEFAULT,
+            history_bytes_max: config.history_memory,
             tag: Tag::draw(&mut fastrand::Rng::new()),
             now_ms: Box::new(wall_ms),
         })

@@ -6,7 +6,7 @@
 //!
 //! | | order | history | when the node stops |
 //! |---|---|---|---|
-//! | [`memory`] | one sequencer for all shards | none yet (live topics) | gone |
+//! | [`memory`] | one sequencer for all shards | in memory, as classes say | gone |
 //! | [`redis`] | Redis itself | none yet (live topics) | other nodes go on |
 
 pub mod memory;

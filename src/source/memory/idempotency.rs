@@ -208,7 +208,7 @@ mod tests {
         let many = FORGET_MAX as u64 * 2;
         (1..=many).for_each(|n| keep(&mut records, n, WINDOW_MS));
         // The last to have ended is still there, but means nothing.
-        let again = claim("t", &many.to_string(), "other", WINDOW_MS * 1_000);
+        let again = claim("t", &many.to_string(), "", WINDOW_MS * 1_000);
         assert_eq!(records.look_up(&again), Known::New);
         assert_eq!(records.len(), 1 + FORGET_MAX);
         records.keep(&again, id(many + 1));

@@ -36,6 +36,3 @@ mod twin;
 
 pub use handle::Handle;
 pub use sequencer::{Sequencer, SequencerParts};
-
-/// Bytes of histories and index, unless told otherwise.
-pub const HISTORY_BYTES_DEFAULT: usize = 256 << 20;
