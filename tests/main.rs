@@ -21,6 +21,7 @@ mod http2;
 mod limits;
 mod opening;
 mod order;
+mod page_proof;
 mod places;
 mod positions;
 mod publishing;
