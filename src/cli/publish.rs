@@ -29,15 +29,16 @@ pub(super) struct Flags {
     /// The event's name: at most 128 bytes, not beginning with `fanwheel.`
     #[arg(long, value_name = "NAME")]
     event: Option<String>,
-    /// On durable topics, names this publish: repeated with the same key and event within the class's idempotency_window
-    /// it is not stored again, and the first one's id is printed; 1-128 visible ASCII characters; needs a node
+    /// On durable topics, names this publish: repeated with the same key and event within the class's
+    /// idempotency_window it is not stored again, and the first one's id is printed; 1-128 visible ASCII characters;
+    /// needs a node
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// The node, or the proxy before it [default: http://127.0.0.1:8080]
     #[arg(long, env = URL_VARIABLE, value_name = "URL")]
     url: Option<String>,
-    /// Publish through this Redis, without any node: on live topics only. Which topics are durable stands in the nodes'
-    /// files; what is published so on one of these is not delivered. Publish that through a node
+    /// Publish through this Redis, without any node: on live topics only. Which topics are durable stands in the
+    /// nodes' files; what is published so on one of these is not delivered. Publish that through a node
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// With --redis: what the channel's name begins with

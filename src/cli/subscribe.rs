@@ -2,8 +2,9 @@
 //!
 //! What always holds: a line is whole, and written before the next event is read, so that a slow
 //! reader of the lines slows the stream and nothing piles up here. It reconnects as a browser's
-//! `EventSource` does: after the time the node told (`retry:`), with the last id, also one of a control event. Who does not accept connections
-//! is asked more and more seldom. Only a refusal (4xx, a redirect, not a stream) is final.
+//! `EventSource` does: after the time the node told (`retry:`), with the last id, also one of a control event.
+//! Who does not accept connections is asked more and more seldom. Only a refusal (4xx, a redirect, not a stream)
+//! is final.
 
 use std::future::pending;
 use std::io::Write;

@@ -33,12 +33,12 @@ pub struct Desk {
     pub node: Node,
     /// Bodies under way.
     pub load: Load,
+    /// Reads of the past under way.
+    pub reads: Reads,
     newcomers: RefCell<Vec<Newcomer>>,
     happened: RefCell<Vec<(ConnId, Happened)>>,
     /// Connections that hyper serves.
     tasks: Cell<usize>,
-    /// Reads of the past under way. `0 <= reads <= READS_MAX`.
-    reads: Rc<Cell<usize>>,
     /// Events published over HTTP, by [`OUTCOMES`].
     published: Rc<Cell<[u64; OUTCOMES.len()]>>,
     date: RefCell<(u64, String)>,
@@ -81,6 +81,30 @@ pub const OUTCOMES: [&str; 3] = ["accepted", "refused", "unknown"];
 /// Reads of the past that the requests of one shard have under way at most.
 pub const READS_MAX: usize = 64;
 
+/// Reads of the past that the requests of one shard have under way. `0 <= count <= READS_MAX`.
+#[derive(Default)]
+pub struct Reads(Rc<Cell<usize>>);
+
+/// One of them; counted until it is dropped.
+pub struct ReadSlot(Rc<Cell<usize>>);
+
+impl Reads {
+    /// Counts one more. `None` when there are too many.
+    pub fn begin(&self) -> Option<ReadSlot> {
+        let count = self.0.get();
+        (count < READS_MAX).then(|| {
+            self.0.set(count + 1);
+            ReadSlot(Rc::clone(&self.0))
+        })
+    }
+}
+
+impl Drop for ReadSlot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// A connection whose head was checked, on its way to the engine.
 pub struct Newcomer {
     /// What it will be written to.
@@ -120,10 +144,10 @@ impl Desk {
         Desk {
             node,
             load: Load::default(),
+            reads: Reads::default(),
             newcomers: RefCell::default(),
             happened: RefCell::default(),
             tasks: Cell::default(),
-            reads: Rc::default(),
             published: Rc::default(),
             date: RefCell::default(),
         }
@@ -150,15 +174,6 @@ impl Desk {
     /// Events published over HTTP, by [`OUTCOMES`].
     pub fn published(&self) -> [u64; OUTCOMES.len()] {
         self.published.get()
-    }
-
-    /// Counts a read of the past, until what this gives is dropped. `None` when there are too many.
-    pub fn begin_read(&self) -> Option<ReadSlot> {
-        let reads = self.reads.get();
-        (reads < READS_MAX).then(|| {
-            self.reads.set(reads + 1);
-            ReadSlot(Rc::clone(&self.reads))
-        })
     }
 
     /// Counts a connection that hyper serves, until what this gives is dropped.
@@ -211,15 +226,6 @@ impl Desk {
     }
 }
 
-/// See [`Desk::begin_read`].
-pub struct ReadSlot(Rc<Cell<usize>>);
-
-impl Drop for ReadSlot {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
 /// See [`Desk::begin_task`].
 pub struct Task(Rc<Desk>);
 
@@ -230,5 +236,20 @@ impl Drop for Task {
             // The turn waits for the last one.
             self.0.node.wake.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_reads_are_under_way_and_each_makes_room_at_its_end() {
+        let reads = Reads::default();
+        let mut under_way: Vec<ReadSlot> = std::iter::from_fn(|| reads.begin()).take(READS_MAX + 1).collect();
+        assert_eq!(under_way.len(), READS_MAX);
+        under_way.pop();
+        assert!(reads.begin().is_some(), "and it is over at once");
+        assert_eq!(std::iter::from_fn(|| reads.begin().map(std::mem::forget)).count(), 1);
     }
 }

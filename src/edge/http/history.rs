@@ -4,10 +4,11 @@
 //! the next ones, or is told (`trimmed`) that some between are no longer there.
 //!
 //! # Overload
-//! Reads under way are counted per shard, and pages are charged to the shard's load like bodies, but may take half of it
-//! only: who reads the past does not keep others from publishing. Beyond either it is 503.
+//! Reads under way are counted per shard, and pages are charged to the shard's load like bodies, but may take
+//! half of it only: who reads the past does not keep others from publishing. Beyond either it is 503.
 //!
-//! Not chosen: answers from the shard's logs. They hold what streams follow now, and this is asked for what nobody follows.
+//! Not chosen: answers from the shard's logs. They hold what streams follow now; this is asked for what nobody
+//! follows.
 
 use std::borrow::Cow;
 
@@ -89,7 +90,7 @@ pub(super) async fn last_id(topic: &Topic, desk: &Desk) -> Result<Option<EventId
 
 fn begin(desk: &Desk) -> Result<ReadSlot, Problem> {
     let error = format!("at most {READS_MAX} reads of histories are under way in a shard");
-    desk.begin_read().ok_or_else(|| Problem::unavailable(error).with_limit(READS_MAX))
+    desk.reads.begin().ok_or_else(|| Problem::unavailable(error).with_limit(READS_MAX))
 }
 
 fn asked(query: &str) -> Result<Asked, Problem> {
@@ -201,7 +202,7 @@ mod tests {
         Tag::parse(text).expect("a tag")
     }
 
-    /// Events 10, 20 … 90 of incarnations `aaaa` (up to 30) and `bbbb`, of which those up to `gone` are no longer there.
+    /// Events 10, 20 … 90 of incarnations `aaaa` (up to 30) and `bbbb`; those up to `gone` are no longer there.
     fn past(gone: u64) -> Past {
         let fence = Fence { tag: tag("aaaa"), last: stamp(30), lossy: false };
         let events = (1..10).filter(|number| number * 10 > gone);

@@ -462,8 +462,9 @@ mod tests {
         assert!(parse(b" [ ] ", 0).is_ok_and(|events| events.is_empty()));
         let keys = [format!("!{}~", "k".repeat(126)), "k".into()];
         let text = format!(
-            r#"[{{"idempotency_key":"{}","topic":"d.a","data":"x"}},{{"topic":"d.b","data":"y","idempotency_key":"k"}}]"#,
-            keys[0]
+            r#"[{{"idempotency_key":"{}","topic":"d.a","data":"x"}},
+                {{"topic":"d.b","data":"y","idempotency_key":"{}"}}]"#,
+            keys[0], keys[1]
         );
         let publications = parse(text.as_bytes(), 0).expect("fine");
         let found: Vec<_> = publications.iter().map(|one| one.idempotency_key.as_deref().unwrap_or_default()).collect();
