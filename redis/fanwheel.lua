@@ -25,10 +25,11 @@ local function fail(sentence)
   error({ err = 'ERR ' .. sentence })
 end
 
--- What went wrong with a command, or nil. Before 7.0 the text begins with the `-` of the protocol.
+-- What went wrong with a command, or nil. Before 7.0 the text begins with the `-` of the protocol; 7.0 does not name
+-- a missing right as other versions do.
 local function failure(reply)
   if type(reply) == 'table' and reply.err then
-    return (string.gsub(reply.err, '^%-', ''))
+    return (string.gsub(string.gsub(reply.err, '^%-', ''), '^ERR The user', 'NOPERM The user'))
   end
 end
 

@@ -232,7 +232,7 @@ impl Resp {
     }
 
     /// As `command`, errors included; `None` when the connection ends instead.
-    fn try_command(&mut self, words: &[&[u8]]) -> Option<Reply> {
+    pub fn try_command(&mut self, words: &[&[u8]]) -> Option<Reply> {
         self.0.try_send(&encode(words)).ok()?;
         let deadline = std::time::Instant::now() + super::PATIENCE;
         while self.0.unread().is_empty() {
