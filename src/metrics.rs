@@ -73,6 +73,8 @@ pub struct SourceCounters {
     pub not_utf8: AtomicU64,
     /// Payloads dropped because they were too large.
     pub too_large: AtomicU64,
+    /// Messages on durable topics that are none of ours, and were not delivered.
+    pub foreign: AtomicU64,
     /// Envelopes that could not be read and were delivered as plain data.
     pub malformed: AtomicU64,
     /// What the source says of itself. A lock, because words have no atomic; it is taken when the

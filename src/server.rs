@@ -46,9 +46,10 @@ use crate::feed::{self, Feed};
 use crate::metrics::SourceCounters;
 use crate::shutdown::{self, Signals, Stop};
 use crate::source::memory::{Handle, Sequencer, SequencerParts};
+use crate::source::redis::interest::ShardInterest;
 use crate::source::redis::publisher::Publisher;
 use crate::source::redis::subscriber::Subscriber;
-use crate::source::redis::{Found, RedisConfig, RedisProblem};
+use crate::source::redis::{Found, RedisConfig, RedisProblem, janitor};
 use crate::topic::Topic;
 
 /// How long the shards may take to end, beyond the drain.
@@ -125,6 +126,7 @@ pub fn run(config: Config, feed: bool, give_back_memory: fn(), say: impl FnOnce(
     let runtime = runtime()?;
     let ended = runtime.block_on(async move {
         let redis = config.redis.as_ref().map(|url| RedisConfig::parse(url, &config.channel_prefix)).transpose()?;
+        let redis = redis.map(|redis| redis.with_histories(&config.key_prefix, config.limits.classes.clone()));
         let user_timeout = USER_TIMEOUT_MIN.max(config.limits.stall() + USER_TIMEOUT_MARGIN);
         let public = bind(config.listen, config.shards, "--listen", user_timeout)?;
         let admin = bind(config.admin_listen, 1, "--admin-listen", user_timeout)?.remove(0);
@@ -346,12 +348,16 @@ fn from_redis(
     needed: &mut JoinSet<()>,
 ) -> (Rc<dyn Publish>, Rc<dyn Archive>, Box<dyn Interest>) {
     let counters = Arc::clone(&setup.counters[setup.index]);
-    let publisher = Publisher::new(redis.clone());
+    let publisher = Publisher::of_shard(redis.clone(), setup.clock, Arc::clone(&counters));
+    if setup.index == 0 && redis.has_histories() {
+        needed.spawn_local(janitor::run(publisher.clone()));
+    }
     let inbox = Arc::clone(inbox);
     let subscriber = Subscriber::new(setup.index, redis, inbox, counters, setup.clock, publisher.clone());
-    let wishes = subscriber.wishes();
+    let answers = Arc::clone(&setup.answers[setup.index]);
+    let interest = ShardInterest::new(subscriber.wishes(), publisher.clone(), answers);
     needed.spawn_local(subscriber.run());
-    (Rc::new(publisher.clone()), Rc::new(publisher), Box::new(wishes))
+    (Rc::new(publisher.clone()), Rc::new(publisher), Box::new(interest))
 }
 
 /// Publishes quotes until the node stops.

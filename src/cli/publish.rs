@@ -64,7 +64,7 @@ pub(super) fn run(flags: Flags) -> Result<(), Failure> {
         match way {
             Way::Node(node, ask) => by_node(&node, ask.carrying(data), has_key).await,
             Way::Redis(redis) => {
-                by_redis(redis, Event { topic, name, key: None, data, stored: None, received_us: 0 }).await
+                by_redis(*redis, Event { topic, name, key: None, data, stored: None, received_us: 0 }).await
             }
         }
     })?;
@@ -76,7 +76,7 @@ pub(super) fn run(flags: Flags) -> Result<(), Failure> {
 enum Way {
     /// The request still lacks the data.
     Node(Box<Node>, Ask),
-    Redis(RedisConfig),
+    Redis(Box<RedisConfig>),
 }
 
 impl Way {
@@ -93,7 +93,7 @@ impl Way {
             return Err(Failure::Usage("--url and --redis are two ways; choose one".into()));
         }
         let redis = RedisConfig::parse(redis, &flags.channel_prefix);
-        Ok(Way::Redis(redis.map_err(|problem| Failure::Usage(problem.to_string()))?))
+        Ok(Way::Redis(Box::new(redis.map_err(|problem| Failure::Usage(problem.to_string()))?)))
     }
 }
 

@@ -332,6 +332,11 @@ impl Admin {
             "Envelopes not understood",
             source(&|source| source.malformed.load(loaded)),
         );
+        page.counter(
+            "fanwheel_source_foreign",
+            "Messages on durable topics that are none of Fanwheel's and were not delivered",
+            source(&|source| source.foreign.load(loaded)),
+        );
         page.gauge("fanwheel_shards", "Shards", reports.len() as f64);
         page.gauge("fanwheel_shards_turning", "Shards that answered this scrape", present.len() as f64);
         let ready = self.objections(reports).is_empty();

@@ -1,20 +1,32 @@
-//! Redis as the source: pub/sub in, PUBLISH out.
+//! Redis as the source: pub/sub in, PUBLISH and one script out.
 //!
 //! ```text
 //!  Redis ──RESP3 pushes──► subscriber (one connection per shard) ──► inbox ──► engine
-//!    ▲
-//!    └── PUBLISH ── publisher (one connection per shard, pipelined) ◄── edge
+//!    ▲                                                                           │
+//!    └── PUBLISH, script ── publisher (one connection per shard) ◄── edge        │
+//!                               ▲                                                │
+//!                               └── markers, reads ◄── interest ◄────────────────┘
 //! ```
+//!
+//! Live topics are PUBLISH and nothing else. Durable ones are the script's ([`scripts`]): events are published in
+//! batches ([`batches`]), pages read ([`reader`]), what is too old is dropped ([`janitor`]).
 //!
 //! What always holds: a topic's confirmation stands in the inbox in its place among the messages;
 //! messages of a connection that was given up are dropped; a lost connection is told to the engine
 //! before anything of the next one. A subscriber connection counts only after a message that the
 //! publisher published has come back on it, and only as long as that goes on ([`probe`]).
 
+mod batches;
 pub mod envelope;
+pub mod interest;
+pub mod janitor;
 pub mod probe;
 pub mod publisher;
+mod pushes;
+mod reader;
+mod scripts;
 pub mod server;
+pub mod stored;
 pub mod subscriber;
 pub mod trouble;
 
@@ -26,6 +38,8 @@ use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
+use crate::engine::policy::Classes;
+use crate::source::redis::scripts::Keys;
 use crate::source::redis::server::Server;
 use crate::source::redis::trouble::Trouble;
 
@@ -44,8 +58,12 @@ pub struct RedisConfig {
     pub shown: String,
     /// What channel names begin with: topic `chat` is channel `fanwheel:chat`.
     pub channel_prefix: Arc<str>,
-    /// Drawn at random: tells this node's probes from those of others on the same Redis.
+    /// Drawn at random: tells this node's probes and markers from those of others on the same Redis.
     node: u64,
+    /// Which topics are durable, and what is kept of them.
+    classes: Classes,
+    /// Where histories are kept.
+    keys: Keys,
     /// True exactly when the server's settings were logged.
     described: Arc<AtomicBool>,
 }
@@ -101,7 +119,20 @@ impl RedisConfig {
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(USER_TIMEOUT);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
         let (channel_prefix, node) = (channel_prefix.into(), fastrand::u64(..));
-        Ok(RedisConfig { info, shown, channel_prefix, node, described: Arc::default() })
+        let (classes, keys) = (Classes::default(), Keys::new("fanwheel:"));
+        Ok(RedisConfig { info, shown, channel_prefix, node, classes, keys, described: Arc::default() })
+    }
+
+    /// With histories, kept under keys that begin with `key_prefix`. Without this all topics are live.
+    #[must_use]
+    pub fn with_histories(self, key_prefix: &str, classes: Classes) -> RedisConfig {
+        RedisConfig { keys: Keys::new(key_prefix), classes, ..self }
+    }
+
+    /// True exactly when some topics may be durable.
+    #[must_use]
+    pub fn has_histories(&self) -> bool {
+        self.classes.0.iter().any(|(_, class)| class.retention().is_some())
     }
 
     /// Tries the connection once, at start.
@@ -149,7 +180,7 @@ impl RedisConfig {
     /// Logs once what operators should know of the server.
     async fn describe(&self, server: &Server, connection: &mut MultiplexedConnection) {
         if !self.described.swap(true, Ordering::Relaxed) {
-            server.log_facts(connection, &self.shown).await;
+            server.log_facts(connection, &self.shown, self.has_histories()).await;
         }
     }
 
@@ -162,6 +193,16 @@ impl RedisConfig {
     /// with the prefix in front the ACL that covers the topics covers these.
     fn probe_channels(&self) -> String {
         self.channel("$probe:")
+    }
+
+    /// The channel on which a shard's own markers come.
+    fn marker_channel(&self, shard: usize) -> String {
+        self.channel(&format!("$marker:{:016x}:{shard}", self.node))
+    }
+
+    /// The channel on which all nodes are told of a loss.
+    fn loss_channel(&self) -> String {
+        self.channel("$marker:{0}")
     }
 
     /// The channel on which a shard's connections are probed.

@@ -11,6 +11,9 @@
 //! in a task of its own and with a deadline; whoever publishes waits for an attempt only when it is
 //! not known to be in vain, and is refused at once after one that failed, until one succeeds. A link
 //! that ends is noticed when it ends, not by the next publish. Each publish has a deadline.
+//!
+//! Calls of the script go over the same link: publishes on durable topics ([`batches`](super::batches)), reads
+//! ([`reader`](super::reader)), markers. What the server's run is stays with the link it was told on.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -20,15 +23,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, PushInfo, PushKind, RedisError};
-use tokio::sync::Notify;
+use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, Value};
+use tokio::sync::{Notify, Semaphore};
 use tracing::warn;
 
+use crate::clock::Clock;
+use crate::engine::history::{Answer, Marker};
 use crate::engine::{Archive, Publication, Publish, PublishError, Published, Publishing, Read, Reading};
-use crate::event::Event;
+use crate::event::{Event, EventId, Tag};
+use crate::metrics::SourceCounters;
+use crate::source::redis::batches::Batches;
+use crate::source::redis::reader::READS_AT_ONCE;
+use crate::source::redis::scripts::Reply;
 use crate::source::redis::server::Server;
+use crate::source::redis::stored::Foreign;
 use crate::source::redis::trouble::{Trouble, refusal_of};
-use crate::source::redis::{RedisConfig, envelope};
+use crate::source::redis::{RedisConfig, envelope, scripts};
 
 /// After a failed attempt to connect the next is made no sooner than this, however many publish.
 const REFUSAL: Duration = Duration::from_millis(250);
@@ -37,10 +47,13 @@ const PROBE_RETRY: Duration = Duration::from_millis(100);
 
 /// See the module. Clones share the link.
 #[derive(Clone)]
-pub struct Publisher(Rc<Shared>);
+pub struct Publisher(pub(super) Rc<Shared>);
 
-struct Shared {
-    config: RedisConfig,
+pub(super) struct Shared {
+    pub(super) config: RedisConfig,
+    pub(super) clock: Clock,
+    pub(super) counters: Arc<SourceCounters>,
+    pub(super) foreign: Arc<Foreign>,
     link: RefCell<Link>,
     /// Told when an attempt to connect has ended.
     settled: Notify,
@@ -48,8 +61,15 @@ struct Shared {
     generation: Cell<u64>,
     /// True exactly when Redis refused the last publish it answered.
     refusing: Cell<bool>,
+    /// As `refusing`, for the script.
+    refusing_script: Cell<bool>,
     /// Events that were to be published so far.
-    asked: Cell<u64>,
+    pub(super) asked: Cell<u64>,
+    pub(super) batches: Batches,
+    /// Places for reads under way.
+    pub(super) reads: Semaphore,
+    /// The highest id that was acknowledged, until it is known to be safe or lost.
+    pub(super) acknowledged: Cell<Option<EventId>>,
 }
 
 #[derive(Clone)]
@@ -69,19 +89,34 @@ struct Up {
     generation: u64,
     /// True exactly when the connection has ended.
     ended: Arc<AtomicBool>,
+    /// The `run_id` of the server at its other end; empty until the script has told it.
+    run: Rc<RefCell<String>>,
 }
 
 impl Publisher {
     /// Connects when the first event or probe is published.
     #[must_use]
     pub fn new(config: RedisConfig) -> Publisher {
+        Publisher::of_shard(config, Clock::start(), Arc::default())
+    }
+
+    /// As [`Publisher::new`], for a shard: its clock and counters are for what is read.
+    #[must_use]
+    pub fn of_shard(config: RedisConfig, clock: Clock, counters: Arc<SourceCounters>) -> Publisher {
         Publisher(Rc::new(Shared {
             config,
+            clock,
+            counters,
+            foreign: Arc::default(),
             link: Link::Down(None).into(),
             settled: Notify::new(),
             generation: Cell::new(0),
             refusing: Cell::new(false),
+            refusing_script: Cell::new(false),
             asked: Cell::new(0),
+            batches: Batches::default(),
+            reads: Semaphore::new(READS_AT_ONCE),
+            acknowledged: Cell::new(None),
         }))
     }
 
@@ -89,6 +124,11 @@ impl Publisher {
     #[must_use]
     pub fn asked(&self) -> u64 {
         self.0.asked.get()
+    }
+
+    /// What was met on durable topics that is not ours.
+    pub(super) fn foreign(&self) -> Arc<Foreign> {
+        Arc::clone(&self.0.foreign)
     }
 
     /// Why there is no link, when that is known.
@@ -129,24 +169,59 @@ impl Publisher {
             tokio::time::sleep(PROBE_RETRY).await;
         }
     }
+
+    /// Has a marker published on a channel.
+    ///
+    /// # Errors
+    /// When it was not, or perhaps not.
+    pub async fn barrier(&self, channel: &str, nonce: u32) -> Result<(), PublishError> {
+        let arguments = |call: &mut Cmd| {
+            call.arg(channel).arg(nonce);
+        };
+        self.0.call("barrier", &[], arguments).await.map(|_| ())
+    }
+
+    /// Tells all nodes that events beyond the fence of an incarnation are lost.
+    ///
+    /// # Errors
+    /// When that was not, or perhaps not, done.
+    pub async fn mark_lossy(&self, tag: Tag) -> Result<(), PublishError> {
+        let channel = self.0.config.loss_channel();
+        let arguments = |call: &mut Cmd| {
+            call.arg(&channel).arg(tag.to_string());
+        };
+        self.0.call("lossy", &[], arguments).await.map(|_| ())
+    }
+
+    /// Reads the past once.
+    ///
+    /// # Errors
+    /// Why it cannot be read now.
+    pub async fn read(&self, read: &Read) -> Result<(Marker, Answer), &'static str> {
+        self.0.read(read).await
+    }
 }
 
 impl Publish for Publisher {
     fn publish(&self, publication: Publication) -> Publishing {
         let shared = Rc::clone(&self.0);
-        Box::pin(async move { shared.publish(&publication.event).await })
+        shared.asked.set(shared.asked.get() + 1);
+        match shared.config.classes.class_of(&publication.event.topic).retention() {
+            Some(retention) => Box::pin(async move { shared.store(publication, retention).await }),
+            None => Box::pin(async move { shared.publish(&publication.event).await }),
+        }
     }
 }
 
 impl Archive for Publisher {
-    fn read(&self, _read: Read) -> Reading {
-        Box::pin(std::future::ready(Err("there is no history")))
+    fn read(&self, read: Read) -> Reading {
+        let publisher = self.clone();
+        Box::pin(async move { Publisher::read(&publisher, &read).await })
     }
 }
 
 impl Shared {
     async fn publish(self: &Rc<Self>, event: &Event) -> Result<Published, PublishError> {
-        self.asked.set(self.asked.get() + 1);
         let up = self.link().await.map_err(|trouble| PublishError::Refused(trouble.refusal()))?;
         let mut command = redis::cmd("PUBLISH");
         command.arg(self.config.channel(event.topic.as_str())).arg(&envelope::seal(event)[..]);
@@ -155,19 +230,90 @@ impl Shared {
             self.refusing.set(false);
             return Ok(Published { id: None });
         };
-        if is_refusal(&error) {
-            if !self.refusing.replace(true) {
-                warn!(%error, "Redis refuses PUBLISH; check the user's ACL and the server's memory");
+        if is_refusal(&error) && !self.refusing.replace(true) {
+            warn!(%error, "Redis refuses PUBLISH; check the user's ACL and the server's memory");
+        }
+        Err(self.failure(&up, &error))
+    }
+
+    /// Calls an operation of the script. Refused: nothing was done.
+    pub(super) async fn call(
+        self: &Rc<Self>,
+        operation: &str,
+        keys: &[String],
+        add_arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<Reply, PublishError> {
+        let up = self.link().await.map_err(|trouble| PublishError::Refused(trouble.refusal()))?;
+        let mut call = self.config.keys.call(operation, keys, &up.run.borrow());
+        add_arguments(&mut call);
+        match scripts::run(&mut up.connection.clone(), &call).await {
+            Ok(reply) => {
+                self.refusing_script.set(false);
+                up.run.borrow_mut().clone_from(&reply.run);
+                self.note_incarnation(reply.tag);
+                Ok(reply)
             }
+            Err(error) => {
+                if is_refusal(&error) {
+                    self.warn_of_script(operation, &error);
+                }
+                Err(self.failure(&up, &error))
+            }
+        }
+    }
+
+    /// Asks Redis something that changes nothing; `None` when there is no answer.
+    pub(super) async fn ask(self: &Rc<Self>, command: &Cmd) -> Option<Value> {
+        let up = self.link().await.ok()?;
+        command.query_async(&mut up.connection.clone()).await.ok()
+    }
+
+    /// Logs that Redis does not let the script work, once until it does again.
+    pub(super) fn warn_of_script(&self, operation: &str, error: &dyn std::fmt::Display) {
+        if !self.refusing_script.replace(true) {
+            warn!(operation, %error, "Redis refuses the script of durable topics; check the user's ACL and the server's memory");
+        }
+    }
+
+    /// What a failed command means for its link, and for whoever asked.
+    fn failure(&self, up: &Up, error: &RedisError) -> PublishError {
+        if is_refusal(error) {
             // What will be another server, or another user, when it is connected to anew.
             if matches!(error.code(), Some("READONLY" | "NOAUTH" | "WRONGPASS")) {
-                self.fail(up.generation, Some(Trouble::of(&error)));
+                self.fail(up.generation, Some(Trouble::of(error)));
             }
-            return Err(PublishError::Refused(refusal_of(&error)));
+            return PublishError::Refused(refusal_of(error.code().unwrap_or_default()));
         }
         // Sent, perhaps; the answer is lost with the connection or late.
         self.fail(up.generation, None);
-        Err(PublishError::Unknown)
+        PublishError::Unknown
+    }
+
+    /// Gives up the link, which leads to a replica now.
+    pub(super) fn leave_replica(&self) {
+        let generation = self.generation.get();
+        self.fail(generation, Some(Trouble::Replica));
+    }
+
+    /// The current incarnation, as a reply tells it. When it is another than that of the last acknowledged event, that
+    /// event may be lost, and then all nodes are told.
+    fn note_incarnation(self: &Rc<Self>, tag: Tag) {
+        let Some(acknowledged) = self.acknowledged.get().filter(|acknowledged| acknowledged.tag != tag) else { return };
+        self.acknowledged.set(None);
+        let shared = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            loop {
+                if let Ok((marker, _)) = shared.read(&Read::After { topics: Vec::new(), bytes_max: 0 }).await {
+                    let mut fences = marker.chain.fences.iter();
+                    let fence = fences.find(|fence| fence.tag == acknowledged.tag);
+                    let lost = fence.is_some_and(|fence| fence.last < acknowledged.stamp && !fence.lossy);
+                    if !lost || Publisher(Rc::clone(&shared)).mark_lossy(acknowledged.tag).await.is_ok() {
+                        return;
+                    }
+                }
+                tokio::time::sleep(REFUSAL).await;
+            }
+        });
     }
 
     /// True when the probe was published on a primary. What the server says of its role is asked with
@@ -232,13 +378,21 @@ impl Shared {
             let ended = Arc::new(AtomicBool::new(false));
             let made = shared.config.connect(Some(Arc::new(notice_end(&ended)))).await;
             *shared.link.borrow_mut() = match made {
-                Ok((connection, _)) => {
+                Ok((mut connection, _)) => {
+                    if shared.config.has_histories() {
+                        // Where it is refused or lost, the first call says so.
+                        let _ = scripts::load(&mut connection).await;
+                    }
                     shared.generation.set(shared.generation.get() + 1);
-                    Link::Up(Up { connection, generation: shared.generation.get(), ended })
+                    Link::Up(Up { connection, generation: shared.generation.get(), ended, run: Rc::default() })
                 }
                 Err(trouble) => Link::Down(Some((Instant::now(), trouble))),
             };
             shared.settled.notify_waiters();
+            if shared.acknowledged.get().is_some() {
+                // Redis may have come back with less than it acknowledged: the reply tells, also where nobody publishes.
+                let _ = shared.read(&Read::After { topics: Vec::new(), bytes_max: 0 }).await;
+            }
         });
     }
 }

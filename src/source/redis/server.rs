@@ -16,6 +16,8 @@ const OLDEST_MAJOR: u32 = 6;
 /// How long the look at its settings may delay a connection.
 const FACTS_TIMEOUT: Duration = Duration::from_millis(500);
 const UNKNOWN: &str = "unknown";
+/// What persistence without one begins with.
+const NO_LOG: &str = "no append-only file";
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,14 +77,23 @@ impl Server {
     }
 
     /// One line about the server, and a warning where its settings will hurt later.
-    pub async fn log_facts(&self, connection: &mut impl ConnectionLike, redis: &str) {
+    /// `has_histories` when topics are durable.
+    pub async fn log_facts(&self, connection: &mut impl ConnectionLike, redis: &str, has_histories: bool) {
         let facts = tokio::time::timeout(FACTS_TIMEOUT, Facts::ask(connection)).await.unwrap_or_default();
         let Facts { persistence, maxmemory, eviction, pubsub_buffer } = &facts;
         let (version, role) = (&self.version, self.role_name());
         info!(redis, version, role, persistence, maxmemory, eviction, pubsub_buffer, "Redis found");
         if facts.evicts() {
-            let hint = "harmless for live topics, which keep nothing in Redis; what is stored there may vanish";
+            let hint = if has_histories {
+                "histories of durable topics will vanish; set maxmemory-policy to noeviction"
+            } else {
+                "harmless for live topics, which keep nothing in Redis; what is stored there may vanish"
+            };
             warn!(redis, maxmemory, eviction, hint, "Redis evicts keys when its memory is full");
+        }
+        if has_histories && facts.lacks_log() {
+            let hint = "set appendonly to yes; with appendfsync everysec a crash costs about the last second";
+            warn!(redis, persistence, hint, "durable topics are only as durable as Redis, which keeps no log");
         }
     }
 }
@@ -124,6 +135,11 @@ impl Facts {
         }
     }
 
+    /// True exactly when it is known that there is no append-only file.
+    fn lacks_log(&self) -> bool {
+        self.persistence.starts_with(NO_LOG)
+    }
+
     fn evicts(&self) -> bool {
         ![UNKNOWN, "0"].contains(&self.maxmemory.as_str()) && ![UNKNOWN, "noeviction"].contains(&self.eviction.as_str())
     }
@@ -143,8 +159,8 @@ fn persistence_of(info: &str) -> String {
     let saved = field(info, "rdb_last_save_time").is_some();
     match (aof, saved, field(info, "rdb_last_bgsave_status")) {
         (true, ..) => "append-only file".into(),
-        (false, true, Some("ok")) => "no append-only file; snapshots as `save` says".into(),
-        (false, true, _) => "no append-only file; the last snapshot failed".into(),
+        (false, true, Some("ok")) => format!("{NO_LOG}; snapshots as `save` says"),
+        (false, true, _) => format!("{NO_LOG}; the last snapshot failed"),
         (false, false, _) => UNKNOWN.into(),
     }
 }
@@ -205,6 +221,9 @@ mod tests {
         assert!(facts("100", "allkeys-lru").evicts() && !facts("0", "allkeys-lru").evicts());
         assert!(!facts("100", "noeviction").evicts() && !Facts::default().evicts());
         assert_eq!(persistence_of("aof_enabled:1\r\n"), "append-only file");
+        let kept = |info| Facts { persistence: persistence_of(info), ..Facts::default() };
+        assert!(kept("aof_enabled:0\r\nrdb_last_save_time:1\r\n").lacks_log());
+        assert!(!kept("aof_enabled:1\r\n").lacks_log() && !kept("").lacks_log());
         assert!(
             persistence_of("aof_enabled:0\r\nrdb_last_save_time:1\r\nrdb_last_bgsave_status:err\r\n")
                 .contains("failed")

@@ -20,23 +20,23 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisError, Value};
+use redis::{PushInfo, PushKind, RedisError};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::engine::mailbox::Mailbox;
-use crate::engine::{Confirmation, Inbound, Interest, Read, Wish};
-use crate::event::{Event, Tag};
+use crate::engine::policy::Classes;
+use crate::engine::{Confirmation, Inbound, Wish};
 use crate::metrics::SourceCounters;
+use crate::source::redis::RedisConfig;
 use crate::source::redis::probe::{Probe, Signs, Step, TICK};
 use crate::source::redis::publisher::Publisher;
+use crate::source::redis::pushes::{Pushes, read_probe};
 use crate::source::redis::server::Server;
 use crate::source::redis::trouble::Trouble;
-use crate::source::redis::{RedisConfig, envelope};
 use crate::topic::Topic;
 
 /// Channels named in one SUBSCRIBE: at 255 bytes each about 64 KiB.
@@ -48,6 +48,8 @@ const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::f
 const LIVED: Duration = Duration::from_secs(1);
 /// How long the first probe of a connection may take, its subscription included.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
+/// How soon a marker that was refused is asked for again.
+const BARRIER_RETRY: Duration = Duration::from_millis(200);
 /// How often a full inbox is tried again, when a connection's coming or going must be told.
 const INBOX_RETRY: Duration = Duration::from_millis(5);
 
@@ -79,31 +81,41 @@ struct WishQueue {
     generation: Cell<Option<u32>>,
     waiting: RefCell<VecDeque<Wish>>,
     arrived: Notify,
-}
-
-impl Interest for Wishes {
-    fn renew(&mut self, generation: u32) {
-        self.0.waiting.borrow_mut().clear();
-        self.0.generation.set(Some(generation));
-    }
-
-    fn subscribe(&mut self, topic: &Topic) -> Confirmation {
-        self.push(Wish::Subscribe(topic.clone()))
-    }
-
-    fn unsubscribe(&mut self, topic: &Topic) -> Confirmation {
-        self.push(Wish::Unsubscribe(topic.clone()))
-    }
-
-    fn barrier(&mut self) {}
-
-    fn read(&mut self, _number: u64, _read: Read) {}
-
-    fn mark_lossy(&mut self, _tag: Tag) {}
+    /// True exactly when a marker was asked for after the one under way.
+    barrier: Cell<bool>,
+    barrier_arrived: Notify,
 }
 
 impl Wishes {
-    fn push(&mut self, wish: Wish) -> Confirmation {
+    /// See [`Interest::renew`](crate::engine::Interest::renew); so with the others.
+    pub fn renew(&self, generation: u32) {
+        self.0.waiting.borrow_mut().clear();
+        self.0.barrier.set(false);
+        self.0.generation.set(Some(generation));
+    }
+
+    /// Asks for a topic.
+    pub fn subscribe(&self, topic: &Topic) -> Confirmation {
+        self.push(Wish::Subscribe(topic.clone()))
+    }
+
+    /// Asks for no more of a topic.
+    pub fn unsubscribe(&self, topic: &Topic) -> Confirmation {
+        self.push(Wish::Unsubscribe(topic.clone()))
+    }
+
+    /// Asks for a marker. Those asked for while one is under way are one more.
+    pub fn ask_barrier(&self) {
+        self.0.barrier.set(true);
+        self.0.barrier_arrived.notify_one();
+    }
+
+    /// True exactly when a marker is to be asked for on this connection.
+    fn take_barrier(&self, generation: u32) -> bool {
+        self.0.generation.get() == Some(generation) && self.0.barrier.take()
+    }
+
+    fn push(&self, wish: Wish) -> Confirmation {
         self.0.waiting.borrow_mut().push_back(wish);
         self.0.arrived.notify_one();
         Confirmation::Later
@@ -223,6 +235,10 @@ impl Subscriber {
     async fn prove(&self, connection: &mut MultiplexedConnection, seen: &Seen) -> Result<(), Trouble> {
         let channel = self.config.probe_channel(self.shard);
         connection.subscribe(&channel).await.map_err(|error| self.refused(&error))?;
+        if self.config.has_histories() {
+            let markers = [self.config.marker_channel(self.shard), self.config.loss_channel()];
+            connection.subscribe(&markers[..]).await.map_err(|error| self.refused(&error))?;
+        }
         let number = self.probed.get() + 1;
         self.probed.set(number);
         self.publisher.probe(&channel, number, false).await.map_err(|error| self.refused(&error))?;
@@ -247,6 +263,7 @@ impl Subscriber {
         let trouble = tokio::select! {
             trouble = self.pass_wishes(connection.clone()) => trouble,
             trouble = self.watch(connection, server, seen) => trouble,
+            () = self.ask_markers() => unreachable!("it goes on for ever"),
             () = seen.ended.notified() => closed(),
         };
         self.generation.fetch_add(1, Ordering::Relaxed);
@@ -271,6 +288,21 @@ impl Subscriber {
                 self.wishes.0.arrived.notified().await;
             } else if let Err(trouble) = self.pass(&mut connection, batch).await {
                 return trouble;
+            }
+        }
+    }
+
+    /// Has markers published for this connection, one at a time.
+    async fn ask_markers(&self) {
+        let generation = self.generation.load(Ordering::Relaxed);
+        let channel = self.config.marker_channel(self.shard);
+        loop {
+            if !self.wishes.take_barrier(generation) {
+                self.wishes.0.barrier_arrived.notified().await;
+            } else {
+                while self.publisher.barrier(&channel, generation).await.is_err() {
+                    tokio::time::sleep(BARRIER_RETRY).await;
+                }
             }
         }
     }
@@ -405,9 +437,16 @@ impl Subscriber {
         let generation = Arc::clone(&self.generation);
         let inbox = Arc::clone(&self.inbox);
         let counters = Arc::clone(&self.counters);
-        let prefix = Arc::clone(&self.config.channel_prefix);
+        let pushes = Pushes {
+            prefix: Arc::clone(&self.config.channel_prefix),
+            classes: if self.config.has_histories() { self.config.classes.clone() } else { Classes::default() },
+            foreign: self.publisher.foreign(),
+            markers: self.config.marker_channel(self.shard),
+            losses: self.config.loss_channel(),
+            generation: mine,
+            clock: self.clock,
+        };
         let probes = self.config.probe_channel(self.shard);
-        let clock = self.clock;
         move |push| {
             seen.pushes.fetch_add(1, Ordering::Relaxed);
             if push.kind == PushKind::Disconnection {
@@ -416,7 +455,7 @@ impl Subscriber {
                 seen.returned.fetch_max(number, Ordering::Release);
                 seen.proven.notify_one();
             } else if generation.load(Ordering::Relaxed) == mine
-                && let Some(message) = read_push(push, &prefix, clock, &counters)
+                && let Some(message) = pushes.read(push, &counters)
             {
                 let weight = message.weight();
                 inbox.push(message, weight);
@@ -457,113 +496,30 @@ impl Wish {
     }
 }
 
-/// The number of a probe that has come back. A forged one (whoever may publish there may) could only
-/// hide a deaf connection from its own node.
-fn read_probe(push: &PushInfo, channel: &str) -> Option<u64> {
-    match (&push.kind, &push.data[..]) {
-        (PushKind::Message, [Value::BulkString(on), Value::BulkString(number)]) if on == channel.as_bytes() => {
-            std::str::from_utf8(number).ok()?.parse().ok()
-        }
-        _ => None,
-    }
-}
-
-/// What a push means to the engine. `None` for pushes that are not about topics.
-fn read_push(push: PushInfo, prefix: &str, clock: Clock, counters: &SourceCounters) -> Option<Inbound> {
-    let mut values = push.data.into_iter();
-    let Value::BulkString(channel) = values.next()? else {
-        return None;
-    };
-    // A topic was checked before it became a channel; this cannot fail for our own subscriptions.
-    let topic = Topic::parse_bytes(channel.strip_prefix(prefix.as_bytes())?).ok()?;
-    match push.kind {
-        PushKind::Message => {
-            let Value::BulkString(payload) = values.next()? else {
-                return None;
-            };
-            Some(read_message(topic, payload, clock, counters))
-        }
-        PushKind::Subscribe => Some(Inbound::Subscribed(topic)),
-        PushKind::Unsubscribe => Some(Inbound::Unsubscribed(topic)),
-        _ => None,
-    }
-}
-
-fn read_message(topic: Topic, payload: Vec<u8>, clock: Clock, counters: &SourceCounters) -> Inbound {
-    SourceCounters::count(&counters.events);
-    let Some(opened) = envelope::open(Bytes::from(payload)) else {
-        SourceCounters::count(&counters.too_large);
-        return Inbound::TooLarge(topic);
-    };
-    if opened.mended {
-        SourceCounters::count(&counters.not_utf8);
-    }
-    if opened.malformed {
-        SourceCounters::count(&counters.malformed);
-    }
-    let event = Event {
-        topic,
-        name: opened.name,
-        key: opened.key,
-        data: opened.data,
-        stored: None,
-        received_us: clock.now_us(),
-    };
-    Inbound::Event(Arc::new(event))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EVENT_BYTES_MAX;
 
     fn topic(name: &str) -> Topic {
         Topic::parse(name).expect("a topic")
     }
 
-    fn push(kind: PushKind, data: &[&[u8]]) -> PushInfo {
-        PushInfo { kind, data: data.iter().map(|bytes| Value::BulkString(bytes.to_vec())).collect() }
-    }
-
     #[test]
-    fn pushes_become_messages() {
-        let counters = SourceCounters::default();
-        let read = |push| read_push(push, "p:", Clock::start(), &counters);
-        assert!(
-            matches!(read(push(PushKind::Message, &[b"p:t", b"x"])), Some(Inbound::Event(event)) if event.topic == topic("t"))
-        );
-        assert!(matches!(read(push(PushKind::Subscribe, &[b"p:t"])), Some(Inbound::Subscribed(_))));
-        assert!(matches!(read(push(PushKind::Unsubscribe, &[b"p:t"])), Some(Inbound::Unsubscribed(_))));
-        let huge = vec![b'x'; EVENT_BYTES_MAX + 1];
-        assert!(matches!(read(push(PushKind::Message, &[b"p:t", &huge])), Some(Inbound::TooLarge(_))));
-        assert!(matches!(read(push(PushKind::Message, &[b"p:t", &huge[1..]])), Some(Inbound::Event(_))));
-        for odd in [
-            push(PushKind::Message, &[b"q:t", b"x"]),
-            push(PushKind::Message, &[b"p:t"]),
-            push(PushKind::Invalidate, &[]),
-        ] {
-            assert!(read(odd).is_none());
-        }
-    }
-
-    #[test]
-    fn a_probe_is_known_by_its_channel_and_is_no_event() {
-        let number = |push| read_probe(&push, "p:$probe:1:0");
-        assert_eq!(number(push(PushKind::Message, &[b"p:$probe:1:0", b"42"])), Some(42));
-        for other in [
-            push(PushKind::Message, &[b"p:$probe:1:1", b"42"]),
-            push(PushKind::Message, &[b"p:$probe:1:0", b"x"]),
-            push(PushKind::Subscribe, &[b"p:$probe:1:0", b"1"]),
-        ] {
-            assert_eq!(number(other), None);
-        }
-        let stray = push(PushKind::Message, &[b"p:$probe:1:1", b"42"]);
-        assert!(read_push(stray, "p:", Clock::start(), &SourceCounters::default()).is_none());
+    fn markers_are_asked_for_once_and_on_the_connection_they_are_meant_for() {
+        let wishes = Wishes::default();
+        wishes.renew(3);
+        wishes.ask_barrier();
+        wishes.ask_barrier();
+        assert!(!wishes.take_barrier(2));
+        assert!(wishes.take_barrier(3) && !wishes.take_barrier(3));
+        wishes.ask_barrier();
+        wishes.renew(4);
+        assert!(!wishes.take_barrier(4));
     }
 
     #[test]
     fn wishes_keep_their_order() {
-        let mut wishes = Wishes::default();
+        let wishes = Wishes::default();
         wishes.subscribe(&topic("of an earlier connection"));
         wishes.renew(3);
         wishes.subscribe(&topic("a"));
