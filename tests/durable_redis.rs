@@ -1,0 +1,208 @@
+//! Durable topics on a real Redis: stored, read again, and told when they are lost.
+
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::common::fetch::Answer;
+use crate::common::node::Node;
+use crate::common::redis::{RedisServer, Reply};
+use crate::common::{Launch, Stream, get, post, request, wait_for, wait_until};
+
+fn launch() -> Launch {
+    Launch::serve().config("[[class]]\npattern = 'd.*'\nkind = 'durable'\nhistory_events = 1000\n")
+}
+
+/// A node whose topics `d.*` are durable, on a Redis that keeps a log.
+fn node() -> Node {
+    let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    Node { server: launch().flag("--redis", &redis.url()).start(), redis: Some(redis) }
+}
+
+fn id_of(answer: &Answer) -> String {
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    answer.json()["id"].as_str().expect("an id").to_owned()
+}
+
+fn publish(node: &Node, topic: &str, data: &str) -> String {
+    id_of(&post(node.server.public, &format!("/topics/{topic}"), data.as_bytes()))
+}
+
+/// The next event: id and data.
+fn next(stream: &mut Stream) -> (String, String) {
+    let event = stream.next();
+    assert_eq!(event.name, "message", "{event:?}");
+    (event.id.expect("an event of a durable topic has an id"), event.data)
+}
+
+fn number(id: &str) -> (u64, u64) {
+    let mut parts = id.split('-').map(|part| part.parse().unwrap_or_default());
+    (parts.next().unwrap(), parts.next().unwrap())
+}
+
+fn calls(node: &Node, command: &str) -> u64 {
+    let stats = node.redis().client().command(&[b"INFO", b"commandstats"]).text();
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn what_is_stored_is_read_from_anywhere_and_goes_on_live() {
+    let node = node();
+    let first = publish(&node, "d.a", "one");
+    let second = publish(&node, "d.b", "two\r\nlines");
+    let mut stream = Stream::begin(node.server.public, "topic=d.a&topic=d.b&last_event_id=earliest");
+    stream.expect_open();
+    assert_eq!(next(&mut stream), (first.clone(), "one".to_owned()));
+    assert_eq!(next(&mut stream), (second.clone(), "two\nlines".to_owned()));
+    let third = publish(&node, "d.a", "three");
+    assert_eq!(next(&mut stream), (third.clone(), "three".to_owned()));
+
+    let mut resumed = Stream::begin(node.server.public, &format!("topic=d.a&topic=d.b&last_event_id={first}"));
+    assert_eq!(resumed.expect_open().json()["resumed"], true);
+    assert_eq!([next(&mut resumed).1, next(&mut resumed).1], ["two\nlines", "three"]);
+    let mut newest = Stream::begin(node.server.public, "topic=d.a&topic=d.b&last=2");
+    newest.expect_open();
+    assert_eq!([next(&mut newest).1, next(&mut newest).1], ["two\nlines", "three"]);
+
+    let history = get(node.server.public, &format!("/topics/d.a/history?after={first}")).json();
+    assert_eq!(history["events"], json!([{"id": third, "data": "three"}]));
+    assert_eq!(get(node.server.public, "/topics/d.b").json()["last_id"], Value::from(second));
+}
+
+#[test]
+fn what_waits_goes_in_few_calls_and_in_order() {
+    let node = node();
+    publish(&node, "d.a", "before");
+    let (before, count) = (calls(&node, "evalsha"), 500);
+    let events: Vec<Value> =
+        (0..count).map(|n| json!({"topic": format!("d.{}", n % 7), "data": n.to_string()})).collect();
+    let answers = post(node.server.public, "/publish", json!(events).to_string().as_bytes()).json();
+    let ids: Vec<(u64, u64)> =
+        answers.as_array().unwrap().iter().map(|answer| number(answer["id"].as_str().unwrap())).collect();
+    assert_eq!(ids.len(), count);
+    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
+    let used = calls(&node, "evalsha") - before;
+    assert!(used <= 20, "{used} calls for {count} events");
+}
+
+#[test]
+fn a_script_that_redis_has_forgotten_is_loaded_again() {
+    let node = node();
+    let first = publish(&node, "d.a", "one");
+    node.redis().client().command(&[b"SCRIPT", b"FLUSH"]);
+    let second = publish(&node, "d.a", "two");
+    assert!(number(&first) < number(&second));
+}
+
+#[test]
+fn what_was_published_beside_the_script_is_counted_and_not_delivered() {
+    let node = node();
+    let mut stream = Stream::open(&node.server, "topic=d.a");
+    node.redis().publish("fanwheel:d.a", b"plain");
+    publish(&node, "d.a", "ours");
+    assert_eq!(next(&mut stream).1, "ours");
+    node.server.wait_metric("fanwheel_source_foreign_total", 1.0);
+    assert!(node.server.log().contains("fanwheel_publish"), "{}", node.server.log());
+}
+
+#[test]
+fn over_a_restart_with_a_log_nothing_is_lost_and_nothing_is_told() {
+    let mut node = node();
+    let mut stream = Stream::open(&node.server, "topic=d.a");
+    let first = publish(&node, "d.a", "one");
+    assert_eq!(next(&mut stream).1, "one");
+    node.redis_mut().kill();
+    node.redis_mut().resume();
+    let second = wait_for("Redis to take events again", || {
+        let answer = post(node.server.public, "/topics/d.a", b"two");
+        (answer.status() == 200).then(|| id_of(&answer))
+    });
+    assert_eq!(next(&mut stream), (second.clone(), "two".to_owned()));
+    assert_ne!(first.rsplit('-').next(), second.rsplit('-').next(), "another incarnation");
+    let mut resumed = Stream::begin(node.server.public, &format!("topic=d.a&last_event_id={first}"));
+    assert_eq!(resumed.expect_open().json()["resumed"], true);
+    assert_eq!(next(&mut resumed).1, "two");
+}
+
+#[test]
+fn a_flushed_redis_is_a_new_epoch_and_told() {
+    let node = node();
+    let mut stream = Stream::open(&node.server, "topic=d.a");
+    let first = publish(&node, "d.a", "one");
+    assert_eq!(next(&mut stream).1, "one");
+    node.redis().client().command(&[b"FLUSHALL"]);
+    publish(&node, "d.a", "two");
+    stream.expect_reset("epoch");
+    publish(&node, "d.a", "three");
+    wait_until("an event after the reset", || next(&mut stream).1 == "three");
+    let mut resumed = Stream::begin(node.server.public, &format!("topic=d.a&last_event_id={first}"));
+    assert_eq!(resumed.expect_open().json()["resumed"], false);
+    resumed.expect_reset("epoch");
+}
+
+#[test]
+fn what_redis_refuses_is_refused_and_nothing_is_stored() {
+    let node = node();
+    publish(&node, "d.a", "one");
+    let mut client = node.redis().client();
+    client.command(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    let answer = post(node.server.public, "/topics/d.a", b"two");
+    assert!(answer.problem(503).contains("Redis is out of memory"), "{answer:?}");
+    client.command(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    assert_eq!(client.command(&[b"XLEN", b"fanwheel:{0}:s:d.a"]), Reply::Integer(1));
+    client.command(&[b"SET", b"fanwheel:{0}:s:d.bad", b"x"]);
+    let batch = json!([{"topic": "d.bad", "data": "x"}, {"topic": "d.a", "data": "y"}]).to_string();
+    let answers = post(node.server.public, "/publish", batch.as_bytes()).json();
+    assert!(answers[0]["error"].as_str().unwrap().contains("Redis refuses it"), "{answers}");
+    assert!(answers[1]["id"].is_string(), "{answers}");
+}
+
+#[test]
+fn with_an_idempotency_key_an_answer_that_was_lost_is_asked_for_again() {
+    let node = node();
+    let key = [("idempotency-key", "a:b%")];
+    let first = id_of(&request(node.server.public, "POST", "/topics/d.a", &key, b"x"));
+    assert_eq!(id_of(&request(node.server.public, "POST", "/topics/d.a", &key, b"x")), first);
+    request(node.server.public, "POST", "/topics/d.a", &key, b"y").problem(422);
+
+    node.redis().pause();
+    let to = node.server.public;
+    let named = thread::spawn(move || request(to, "POST", "/topics/d.a", &[("idempotency-key", "2")], b"z"));
+    // Paced: the first call is given up after 2 s, a new link after 1 s more.
+    thread::sleep(Duration::from_millis(2_400));
+    node.redis().unpause();
+    let second = id_of(&named.join().unwrap());
+    let mut client = node.redis().client();
+    assert_eq!(client.command(&[b"XLEN", b"fanwheel:{0}:s:d.a"]), Reply::Integer(2), "stored once");
+    assert!(number(&first) < number(&second));
+}
+
+#[test]
+fn a_loss_after_acknowledgement_is_marked_for_all() {
+    let mut redis = RedisServer::start();
+    let node = Node { server: launch().flag("--redis", &redis.url()).start(), redis: None };
+    publish(&node, "d.a", "kept");
+    let mut client = redis.client();
+    let dump = |client: &mut crate::common::redis::Resp, key: &str| match client.command(&[b"DUMP", key.as_bytes()]) {
+        Reply::Bulk(Some(bytes)) => bytes,
+        other => panic!("{other:?}"),
+    };
+    let keys = ["fanwheel:{0}:clock", "fanwheel:{0}:index", "fanwheel:{0}:s:d.a"];
+    let kept: Vec<Vec<u8>> = keys.iter().map(|key| dump(&mut client, key)).collect();
+    publish(&node, "d.a", "lost");
+    // As a server does that comes back with an older snapshot.
+    redis.kill();
+    redis.resume();
+    let mut client = redis.client();
+    for (key, bytes) in keys.iter().zip(&kept) {
+        client.command(&[b"RESTORE", key.as_bytes(), b"0", bytes, b"REPLACE"]);
+    }
+    wait_for("Redis to take events again", || {
+        (post(node.server.public, "/topics/d.a", b"after").status() == 200).then_some(())
+    });
+    wait_until("the fence to be lossy", || {
+        client.command(&[b"HGET", b"fanwheel:{0}:clock", b"fences"]).text().ends_with(" 1")
+    });
+}
