@@ -206,3 +206,42 @@ fn a_loss_after_acknowledgement_is_marked_for_all() {
         client.command(&[b"HGET", b"fanwheel:{0}:clock", b"fences"]).text().ends_with(" 1")
     });
 }
+
+#[test]
+fn the_newest_of_many_topics_are_found_together() {
+    let node = node();
+    let topics: Vec<String> = (0..100).map(|n| format!("d.{n}")).collect();
+    let events: Vec<Value> = (0..300).map(|n| json!({"topic": topics[n * 7 % 100], "data": n.to_string()})).collect();
+    assert_eq!(post(node.server.public, "/publish", json!(events).to_string().as_bytes()).status(), 200);
+    let query: String = topics.iter().map(|topic| format!("topic={topic}&")).collect();
+    let mut stream = Stream::begin(node.server.public, &format!("{query}last=150"));
+    stream.expect_open();
+    let seen: Vec<String> = (0..150).map(|_| next(&mut stream).1).collect();
+    assert_eq!(seen, (150..300).map(|n: u32| n.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_rights_that_are_documented_are_enough() {
+    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/REDIS.md")).unwrap();
+    let line = manual.lines().find(|line| line.starts_with("ACL SETUSER fanwheel ")).expect("a line to copy");
+    let redis = RedisServer::start();
+    let words: Vec<String> = line.split(' ').map(|word| word.trim_matches('\'').to_owned()).collect();
+    let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+    redis.client().command(&words);
+    let url = redis.url().replace("redis://", "redis://fanwheel:secret@");
+    let node = Node { server: launch().flag("--redis", &url).start(), redis: Some(redis) };
+    let first = publish(&node, "d.a", "one");
+    let key = [("idempotency-key", "k")];
+    id_of(&request(node.server.public, "POST", "/topics/d.a", &key, b"two"));
+    id_of(&request(node.server.public, "POST", "/topics/d.a", &key, b"two"));
+    let mut client = node.redis().client();
+    client.command(&[b"HSET", b"fanwheel:{0}:clock", b"run", b"another"]);
+    client.command(&[b"SCRIPT", b"FLUSH"]);
+    let mut stream = Stream::begin(node.server.public, "topic=d.a&last=2");
+    stream.expect_open();
+    assert_eq!([next(&mut stream).1, next(&mut stream).1], ["one", "two"]);
+    let mut stream = Stream::begin(node.server.public, &format!("topic=d.a&last_event_id={first}"));
+    stream.expect_open();
+    assert_eq!(next(&mut stream).1, "two");
+    assert!(!node.server.log().contains("WARN Redis refuses"), "{}", node.server.log());
+}

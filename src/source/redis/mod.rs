@@ -197,12 +197,17 @@ impl RedisConfig {
 
     /// The channel on which a shard's own markers come.
     fn marker_channel(&self, shard: usize) -> String {
-        self.channel(&format!("$marker:{:016x}:{shard}", self.node))
+        format!("{}{:016x}:{shard}", self.marker_channels(), self.node)
     }
 
     /// The channel on which all nodes are told of a loss.
     fn loss_channel(&self) -> String {
-        self.channel("$marker:{0}")
+        format!("{}{{0}}", self.marker_channels())
+    }
+
+    /// What the channels of markers begin with.
+    fn marker_channels(&self) -> String {
+        self.channel("$marker:")
     }
 
     /// The channel on which a shard's connections are probed.

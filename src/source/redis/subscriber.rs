@@ -234,23 +234,26 @@ impl Subscriber {
     /// Subscribes to the probe's channel, sends the first one, and waits until it is back.
     async fn prove(&self, connection: &mut MultiplexedConnection, seen: &Seen) -> Result<(), Trouble> {
         let channel = self.config.probe_channel(self.shard);
-        connection.subscribe(&channel).await.map_err(|error| self.refused(&error))?;
+        let refused = |error| self.refused(&error, self.config.probe_channels());
+        connection.subscribe(&channel).await.map_err(refused)?;
         if self.config.has_histories() {
             let markers = [self.config.marker_channel(self.shard), self.config.loss_channel()];
-            connection.subscribe(&markers[..]).await.map_err(|error| self.refused(&error))?;
+            let refused = |error| self.refused(&error, self.config.marker_channels());
+            connection.subscribe(&markers[..]).await.map_err(refused)?;
         }
         let number = self.probed.get() + 1;
         self.probed.set(number);
-        self.publisher.probe(&channel, number, false).await.map_err(|error| self.refused(&error))?;
+        self.publisher.probe(&channel, number, false).await.map_err(refused)?;
         while seen.returned.load(Ordering::Acquire) < number {
             seen.proven.notified().await;
         }
         Ok(())
     }
 
-    fn refused(&self, error: &RedisError) -> Trouble {
+    /// Redis refuses one of the shard's own channels, all of which begin with `channel`.
+    fn refused(&self, error: &RedisError, channel: String) -> Trouble {
         match error.code() {
-            Some("NOPERM") => Trouble::ProbeRefused { channel: self.config.probe_channels(), error: error.to_string() },
+            Some("NOPERM") => Trouble::ProbeRefused { channel, error: error.to_string() },
             _ => Trouble::of(error),
         }
     }
@@ -375,7 +378,7 @@ impl Subscriber {
     ) -> Result<(), Trouble> {
         let sent = async {
             let sent = self.publisher.probe(channel, number, renewed).await;
-            sent.map_err(|error| self.refused(&error))
+            sent.map_err(|error| self.refused(&error, self.config.probe_channels()))
         };
         let asked = async {
             // No answer is no news: whether the connection lives is for the probe to say.
