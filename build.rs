@@ -37,7 +37,7 @@ fn let_faults_be_planted() {
     if is_debug {
         println!("cargo::rustc-cfg=fanwheel_mutants");
     }
-    println!("cargo::rustc-env=FANWHEEL_MUTANT_OF_BUILD={planted}");
+    println!("cargo::rustc-env=MUTANT_OF_BUILD={planted}");
 }
 
 /// The commit, by git or as it was `given`.

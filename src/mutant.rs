@@ -56,7 +56,7 @@ pub fn is_planted(name: &str) -> bool {
     if !here.is_empty() {
         return here == name;
     }
-    let build = env!("FANWHEEL_MUTANT_OF_BUILD");
+    let build = env!("MUTANT_OF_BUILD");
     name == if build.is_empty() {
         PROCESS.get_or_init(|| std::env::var("FANWHEEL_MUTANT").unwrap_or_default())
     } else {

@@ -142,7 +142,7 @@ fn the_ticker_says_in_words_what_the_stream_tells() {
     page.wait_text("[data-testid=source]", "lost", |text| text == "redis, lost");
     redis.resume();
     page.wait_text(NOTICE, "about a loss", |text| {
-        text == "The node lost its source for a while: quotes were missed. Going on with the newest."
+        text == "The history has begun anew: quotes were missed. Going on behind them."
     });
     assert_eq!(page.text("[data-testid=losses]").as_deref(), Some("1"));
     let before = page.texts(PRICES);
