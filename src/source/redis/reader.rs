@@ -27,6 +27,9 @@ const CALL_BYTES_MAX: usize = 4 << 20;
 /// Reads of one shard under way.
 pub(super) const READS_AT_ONCE: usize = 8;
 
+/// A topic that is read, and its own number in the call, where the operation has one for each.
+type Asked<'a> = (&'a Topic, Option<Stamp>);
+
 /// Why the script's reply to a read is of no use.
 const STRANGE: &str = "Redis answers what cannot be read";
 
@@ -37,40 +40,35 @@ impl Shared {
         let _place = self.reads.acquire().await;
         match read {
             Read::After { topics, bytes_max } => {
-                let (names, after): (Vec<&Topic>, Vec<String>) =
-                    topics.iter().map(|(topic, after)| (topic, after.to_string())).unzip();
-                let bounds = [*bytes_max, CALL_BYTES_MAX];
-                self.read_pages("after", &names, |call, at, count| {
-                    call.arg(&bounds[..]).arg(&after[at..at + count]);
-                })
-                .await
+                let topics: Vec<Asked<'_>> = topics.iter().map(|(topic, after)| (topic, Some(*after))).collect();
+                self.read_pages("after", &topics, &[*bytes_max, CALL_BYTES_MAX], None).await
             }
             Read::Tail { topics, upto, events_max, bytes_max } => {
-                let (names, bounds) = (topics.iter().collect::<Vec<_>>(), [*bytes_max, CALL_BYTES_MAX, *events_max]);
-                self.read_pages("tail", &names, |call, _, _| {
-                    call.arg(&bounds[..]).arg(upto.to_string());
-                })
-                .await
+                let topics: Vec<Asked<'_>> = topics.iter().map(|topic| (topic, None)).collect();
+                self.read_pages("tail", &topics, &[*bytes_max, CALL_BYTES_MAX, *events_max], Some(*upto)).await
             }
             Read::Start { topics, upto, count } => self.read_start(topics, *upto, *count).await,
         }
     }
 
-    /// Reads a page of each topic. `add_arguments` is given the place of the first topic of a call, and how many it has.
+    /// Reads a page of each topic.
     async fn read_pages(
         self: &Rc<Self>,
         operation: &str,
-        topics: &[&Topic],
-        add_arguments: impl Fn(&mut Cmd, usize, usize),
+        topics: &[Asked<'_>],
+        bounds: &[usize],
+        upto: Option<Stamp>,
     ) -> Result<(Marker, Answer), &'static str> {
         let (mut first, mut pages) = (None, Vec::with_capacity(topics.len()));
         while first.is_none() || pages.len() < topics.len() {
-            let (at, count) = (pages.len(), (topics.len() - pages.len()).min(TOPICS_PER_CALL));
-            let asked = &topics[at..at + count];
-            let arguments = |call: &mut Cmd| add_arguments(call, at, count);
-            let (marker, parts) = self.call_read(operation, asked, arguments).await?;
+            let rest = &topics[pages.len()..];
+            let asked = &rest[..rest.len().min(TOPICS_PER_CALL)];
+            let options = |call: &mut Cmd| {
+                call.arg(bounds).arg(upto.map(|upto| upto.to_string()));
+            };
+            let (marker, parts) = self.call_read(operation, asked, options).await?;
             first.get_or_insert(marker);
-            for (&topic, part) in asked.iter().zip(parts) {
+            for (&(topic, _), part) in asked.iter().zip(parts) {
                 pages.push(self.page(topic, part).ok_or(STRANGE)?);
             }
         }
@@ -86,19 +84,14 @@ impl Shared {
     ) -> Result<(Marker, Answer), &'static str> {
         let mut newest = Newest { numbers: BinaryHeap::new(), count };
         let mut first = None;
-        let mut unread: Vec<(&Topic, Stamp)> = topics.iter().map(|topic| (topic, upto)).collect();
+        let mut unread: Vec<Asked<'_>> = topics.iter().map(|topic| (topic, Some(upto))).collect();
         while first.is_none() || !unread.is_empty() {
             let asked = unread.split_off(unread.len().saturating_sub(TOPICS_PER_CALL));
-            let names: Vec<&Topic> = asked.iter().map(|(topic, _)| *topic).collect();
             let floor = newest.floor();
-            let (marker, parts) = self
-                .call_read("numbers", &names, |call| {
-                    call.arg(CALL_BYTES_MAX).arg(count).arg(floor.to_string());
-                    asked.iter().for_each(|(_, upto)| {
-                        call.arg(upto.to_string());
-                    });
-                })
-                .await?;
+            let options = |call: &mut Cmd| {
+                call.arg(CALL_BYTES_MAX).arg(count).arg(floor.to_string());
+            };
+            let (marker, parts) = self.call_read("numbers", &asked, options).await?;
             first.get_or_insert(marker);
             // Of those the reply does not reach, nothing is known yet.
             unread.extend(&asked[parts.len()..]);
@@ -106,7 +99,7 @@ impl Shared {
                 let (more, numbers) = numbers(part).ok_or(STRANGE)?;
                 numbers.iter().for_each(|&number| newest.take(number));
                 if let Some(&last) = numbers.last().filter(|&&last| more && last > newest.floor()) {
-                    unread.push((topic, last.before()));
+                    unread.push((topic, Some(last.before())));
                 }
             }
         }
@@ -118,11 +111,17 @@ impl Shared {
     async fn call_read(
         self: &Rc<Self>,
         operation: &str,
-        topics: &[&Topic],
-        add_arguments: impl FnOnce(&mut Cmd),
+        topics: &[Asked<'_>],
+        add_options: impl FnOnce(&mut Cmd),
     ) -> Result<(Marker, Vec<Value>), &'static str> {
-        let keys: Vec<String> = topics.iter().map(|topic| self.config.keys.stream(topic)).collect();
-        let reply = self.call(operation, &keys, add_arguments).await;
+        let keys: Vec<String> = topics.iter().map(|(topic, _)| self.config.keys.stream(topic)).collect();
+        let reply = self.call(operation, &keys, |call| {
+            add_options(call);
+            topics.iter().filter_map(|(_, number)| *number).for_each(|number| {
+                call.arg(number.to_string());
+            });
+        });
+        let reply = reply.await;
         let mut reply: Reply = reply.map_err(|error| match error {
             PublishError::Refused(why) => why,
             PublishError::Unknown | PublishError::Conflict => "Redis does not answer",
