@@ -7,7 +7,7 @@
 //! | | order | history | when the node stops |
 //! |---|---|---|---|
 //! | [`memory`] | one sequencer for all shards | in memory, as classes say | gone |
-//! | [`redis`] | Redis itself | none yet (live topics) | other nodes go on |
+//! | [`redis`] | Redis itself | in Redis, as classes say | other nodes go on |
 
 pub mod memory;
 pub mod redis;
