@@ -23,6 +23,8 @@ pub enum Item {
 pub struct Block {
     pub name: String,
     pub data: String,
+    /// Empty where there is no id line.
+    pub id: String,
     pub has_retry: bool,
 }
 
@@ -119,9 +121,12 @@ impl Parsed {
         let bytes = stream::iter([Ok::<_, std::convert::Infallible>(block)]);
         let events = EventStream::new(bytes).collect::<Vec<_>>().now_or_never().expect("nothing to wait for");
         let [Ok(event)] = &events[..] else { panic!("not one event: {:?}: {events:?}", block.escape_ascii()) };
-        assert_eq!(event.id, "", "live events have no id");
-        let block_read =
-            Block { name: event.event.clone(), data: event.data.clone(), has_retry: event.retry.is_some() };
+        let block_read = Block {
+            name: event.event.clone(),
+            data: event.data.clone(),
+            id: event.id.clone(),
+            has_retry: event.retry.is_some(),
+        };
         self.0.insert(block.to_vec(), block_read.clone());
         block_read
     }

@@ -16,6 +16,7 @@
 //! | `FANWHEEL_TEST_RECORD` | a file that gets one line per run: commit, first seed, seeds, violations |
 
 mod decode;
+mod durable;
 mod model;
 mod scripted;
 mod socket;

@@ -173,6 +173,7 @@ impl Reader {
             }
             Item::Block(block) => {
                 assert_eq!(self.goodbye, None, "a block after the last one");
+                assert_eq!(block.id, "", "live events have no id");
                 match block.name.strip_prefix("fanwheel.") {
                     Some(control) => self.see_control(control, block, arrival.said, history, names, socket),
                     None => self.see_event(block, history, socket, rules),
