@@ -265,6 +265,8 @@ impl Sink for Sockets {
             (socket.stalled_since, socket.stalled_bytes) = (tick, 0);
         } else {
             assert!(socket.decoder.is_at_border(), "something is left to write");
+            // What was offered with a write that was cut, and is not on its way any more, will be offered again.
+            socket.announced.clear();
             socket.blocks.last_mut().expect("it was blocked").1 = moment;
             socket.written = tick;
         }

@@ -2,8 +2,9 @@
 //!
 //! A position says of all durable topics at once: everything up to here was seen, or was told to be
 //! lost; nothing behind it was seen. So there is one rule for whatever carries an id: no event of the
-//! client's topics may lie between the position it had and the new one, except those that the block
-//! itself says are lost, and they must truly be gone. Positions are compared on the paths of [`Truth`].
+//! client's topics may lie between the position it had and the new one, except those that are truly
+//! gone. That is a debt then: of each topic concerned it must be told, by a block in its own place,
+//! before the topic's next event, be it on another connection. Positions are compared on the paths of [`Truth`].
 //!
 //! Live topics keep their own, simpler rule: at most once, in order, and what is missing was told.
 
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use fanwheel::engine::Position;
 use fanwheel::event::{EventId, Tag};
 
-use super::truth::{Truth, Worth};
+use super::truth::{State, Truth, Worth};
 use crate::simulation::decode::{Block, Item};
 use crate::simulation::socket::Moment;
 
@@ -39,8 +40,8 @@ enum Stand {
 struct Followed {
     /// Its latest event seen.
     last: Option<usize>,
-    /// Told of a loss since then.
-    told: bool,
+    /// When it was last told of a loss: a reader that was blocked is told before what it has yet to be given.
+    told: Moment,
 }
 
 /// One connection of a client.
@@ -62,6 +63,10 @@ struct Connection {
     ended: bool,
     /// Durable topics of which it saw events.
     seen: BTreeSet<usize>,
+    /// Topics of which something was gone when it came for the oldest or the newest: it may be told.
+    excused: BTreeSet<usize>,
+    /// Topics that were told to be trimmed, and of which no event came since: it is one loss as far as it goes.
+    trimmed: BTreeSet<usize>,
 }
 
 /// A client, over all its connections.
@@ -74,6 +79,10 @@ pub struct Reader {
     first: Position,
     /// The last id it was given.
     pub last_id: Option<EventId>,
+    /// Topics of which something is gone that it was not told yet.
+    debts: BTreeSet<usize>,
+    /// Numbers of the events it saw.
+    seen: HashSet<usize>,
     connection: Option<Connection>,
     pub tally: Seen,
 }
@@ -105,7 +114,17 @@ impl Reader {
     pub fn new(names: Vec<(usize, String)>, durable: usize, first: Position) -> Reader {
         let topics: Vec<usize> = names.iter().map(|name| name.0).collect();
         let of_history = topics.iter().copied().filter(|&topic| topic < durable).collect();
-        Reader { names, topics, durable: of_history, first, last_id: None, connection: None, tally: Seen::default() }
+        Reader {
+            names,
+            topics,
+            durable: of_history,
+            first,
+            last_id: None,
+            debts: BTreeSet::new(),
+            seen: HashSet::new(),
+            connection: None,
+            tally: Seen::default(),
+        }
     }
 
     /// What it presents when it comes.
@@ -115,6 +134,9 @@ impl Reader {
 
     /// It comes to a shard that knows what Redis was at `known`, or more.
     pub fn connect(&mut self, known: Moment) {
+        if self.last_id.is_none() {
+            self.debts.clear();
+        }
         let live = self.topics.iter().filter(|topic| !self.durable.contains(topic));
         self.connection = Some(Connection {
             presented: self.position(),
@@ -128,6 +150,8 @@ impl Reader {
             goodbye: false,
             ended: false,
             seen: BTreeSet::new(),
+            excused: BTreeSet::new(),
+            trimmed: BTreeSet::new(),
         });
     }
 
@@ -137,6 +161,10 @@ impl Reader {
 
     fn conn(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("it is connected")
+    }
+
+    fn told(&self, tag: Tag) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.told.contains(&tag))
     }
 
     /// Takes what has arrived; `said` is when the shard decided to say it.
@@ -179,12 +207,16 @@ impl Reader {
             Stand::Outside => return Err(format!("event {id} before open")),
             Stand::Astray(from) => return Err(format!("event {id}, and not told of {from:?} first")),
             Stand::At(at) => {
-                let from = truth.place(at).ok_or("at a place that never was")?.count;
-                let shared = truth.shared(at.tag, id.tag);
-                must!(from <= shared, "event {id} behind {at}, which was lost, and that was not told");
-                must!(id.stamp > at.stamp && place.count >= from, "event {id} behind {at}: a repetition");
-                let missing = truth.between(id.tag, from, place.count, &durable);
-                must!(missing.is_empty(), "{} missing between {at} and {id}", ids(&missing, truth));
+                let from = self.place_on(id.tag, at, truth)?;
+                let from =
+                    from.ok_or_else(|| format!("event {id} behind {at}, which was lost, and that was not told"))?;
+                must!(place.count >= from, "event {id} behind {at}: a repetition");
+                self.pass(
+                    &truth.between(id.tag, from, place.count, &durable),
+                    &format!("between {at} and {id}"),
+                    truth,
+                )?;
+                must!(!self.debts.contains(&record.topic), "{id}, and what is gone before it was not told");
             }
             Stand::Oldest => {
                 let missing = kept(truth.between(id.tag, 0, place.count, &durable), truth);
@@ -192,13 +224,40 @@ impl Reader {
             }
             Stand::Newest(count) => self.check_newest(count, id, place.count, truth)?,
         }
+        self.seen.insert(number);
         let connection = self.conn();
         connection.stand = Stand::At(id);
         connection.start.get_or_insert(id);
+        connection.trimmed.remove(&record.topic);
         let several = connection.seen.len() == 1 && !connection.seen.contains(&record.topic);
         connection.seen.insert(record.topic);
         self.tally.merged += u64::from(several);
         self.tally.events += 1;
+        Ok(())
+    }
+
+    /// Where a position stands on the path of another incarnation; `None` when it has seen events that are not there.
+    fn place_on(&self, tag: Tag, at: EventId, truth: &Truth) -> Result<Option<usize>, String> {
+        let count = truth.place(at).ok_or_else(|| format!("at {at}, a place that never was"))?.count;
+        let shared = truth.shared(at.tag, tag);
+        let lost = truth.between(at.tag, shared, count, &self.durable);
+        let was_seen = lost.iter().any(|number| self.seen.contains(number));
+        Ok((!was_seen).then_some(count.min(shared)))
+    }
+
+    /// The position passes these events: none of them may be there any more, and it must be told of them.
+    fn pass(&mut self, numbers: &[usize], place: &str, truth: &Truth) -> Verdict {
+        let left = kept(numbers.to_vec(), truth);
+        must!(left.is_empty(), "{} missing {place}", ids(&left, truth));
+        let connection = self.conn();
+        // To whoever comes for the oldest or the newest nothing was promised that was gone by then.
+        let is_fresh = matches!(connection.presented, Position::Earliest | Position::Last(_));
+        let since = connection.opened.filter(|_| is_fresh).unwrap_or(0);
+        for &number in numbers {
+            let record = &truth.events[number];
+            let excused = record.gone.is_some_and(|gone| gone <= since) || self.conn().trimmed.contains(&record.topic);
+            (if excused { &mut self.conn().excused } else { &mut self.debts }).insert(record.topic);
+        }
         Ok(())
     }
 
@@ -211,10 +270,15 @@ impl Reader {
             // Some of those it was to be given may have been lost.
             return Ok(());
         }
-        let behind = truth.between(id.tag, at, usize::MAX, &durable);
-        let upto = |moment: Moment| behind.iter().filter(|&&number| truth.events[number].at <= moment).count();
-        let (least, most, count) = (upto(from), upto(until), count as usize);
-        let older = kept(truth.between(id.tag, 0, at, &durable), truth);
+        // The path of now is that of then.
+        let tag = truth.state().tag;
+        let behind = truth.between(tag, at, usize::MAX, &durable);
+        // What is gone may still have been in the shard's logs, or not.
+        let here = |number: usize, moment: Moment| truth.events[number].at <= moment;
+        let least = kept(behind.clone(), truth).into_iter().filter(|&number| here(number, from)).count();
+        let most = behind.iter().filter(|&&number| here(number, until)).count();
+        let count = count as usize;
+        let older = kept(truth.between(tag, 0, at, &durable), truth);
         must!(least <= count, "{least} events from {id} on, asked for {count}");
         must!(
             count <= most || older.is_empty(),
@@ -249,6 +313,8 @@ impl Reader {
                         must!(self.conn().presented == Position::After(id), "{control} with {id}, not open");
                         Ok(())
                     }
+                    // It need not say where it ends.
+                    (_, None) => Ok(()),
                     _ => self.check_same_place(control, id, truth),
                 }
             }
@@ -340,7 +406,7 @@ impl Reader {
         if ["gap", "overflow", "too-large"].contains(&&reason[..]) {
             for topic in topics {
                 let followed = self.conn().live.get_mut(&topic);
-                followed.ok_or_else(|| format!("reset {reason} of durable topic {topic}"))?.told = true;
+                followed.ok_or_else(|| format!("reset {reason} of durable topic {topic}"))?.told = said;
             }
             return self.check_same_place(&reason, id, truth);
         }
@@ -354,6 +420,9 @@ impl Reader {
                     "diverged" => self.see_diverged(id, said, truth)?,
                     "epoch" => self.see_epoch(said, truth)?,
                     _ => must!(self.conn().stand == Stand::Astray(None), "reset {reason} without such a cursor"),
+                }
+                if reason != "diverged" {
+                    self.debts.clear();
                 }
                 self.conn().told_at.push(id.tag);
             }
@@ -379,13 +448,17 @@ impl Reader {
             (stand, Some(id)) => return Err(format!("{what} with {id} at {stand:?}")),
             (_, None) => return Ok(()),
         };
-        let (from, to) = (truth.place(at).ok_or("nowhere")?.count, truth.place(id).ok_or("nowhere")?.count);
-        must!(id == at || from.min(to) <= truth.shared(at.tag, id.tag), "{what} moves from {at} to {id}");
+        if id == at {
+            return Ok(());
+        }
+        let to = truth.place(id).ok_or("nowhere")?.count;
         // From a place that was lost nothing leads on; what is said there may only repeat it.
-        must!(id == at || from <= truth.shared(at.tag, id.tag), "{what} leaves {at}, which was lost, for {id}");
-        let between = truth.between(id.tag, from.min(to), from.max(to), &durable);
-        must!(between.is_empty(), "{what} at {at} with {id}: {} lie between", ids(&between, truth));
-        must!(id.stamp >= at.stamp, "{what} at {at} goes back to {id}");
+        let from = self.place_on(id.tag, at, truth)?;
+        let from = from.ok_or_else(|| format!("{what} leaves {at}, which was lost, for {id}"))?;
+        let again = truth.between(id.tag, to, from, &durable);
+        must!(again.is_empty(), "{what} at {at} with {id} repeats {}", ids(&again, truth));
+        self.pass(&truth.between(id.tag, from, to, &durable), &format!("where {what} moves from {at} to {id}"), truth)?;
+        must!(id.tag != at.tag || id.stamp >= at.stamp, "{what} at {at} goes back to {id}");
         // Or a loss that was told when it came here would be told again when it comes back.
         let ages = truth.state().age(at.tag).zip(truth.state().age(id.tag));
         must!(ages.is_none_or(|(before, now)| before <= now), "{what} at {at} goes back to the incarnation of {id}");
@@ -403,21 +476,19 @@ impl Reader {
             Stand::Newest(_) => return Ok(()),
             stand => return Err(format!("reset trimmed at {stand:?}")),
         };
-        let from = truth.place(at).ok_or("at a place that never was")?.count;
-        must!(from <= truth.shared(at.tag, id.tag), "trimmed to {id} behind {at}, which was lost");
-        must!(id.stamp >= at.stamp && from <= to, "trimmed to {id} behind {at}");
+        let from = self.place_on(id.tag, at, truth)?;
+        let from = from.ok_or_else(|| format!("trimmed to {id} behind {at}, which was lost"))?;
+        must!(from <= to && (id.tag != at.tag || id.stamp >= at.stamp), "trimmed to {id} behind {at}");
         let passed = truth.between(id.tag, from, to, &durable);
-        let (told, silent): (Vec<_>, Vec<_>) =
-            passed.into_iter().partition(|&number| topics.contains(&truth.events[number].topic));
-        must!(silent.is_empty(), "trimmed {topics:?} to {id} skips {} of others", ids(&silent, truth));
-        let left = kept(told.clone(), truth);
-        must!(left.is_empty(), "trimmed to {id} skips {}, which is there", ids(&left, truth));
+        self.pass(&passed, &format!("where {topics:?} are trimmed from {at} to {id}"), truth)?;
         for &topic in topics {
-            let lost = told.iter().any(|&number| truth.events[number].topic == topic);
+            let excused = self.conn().excused.remove(&topic);
+            self.conn().trimmed.insert(topic);
+            let lost = self.debts.remove(&topic) || excused;
             // A topic whose index entry was forgotten may have had events up to the horizon.
             let since = truth.first_honoured(at).unwrap_or(0);
             let mut states = truth.states_within(since, said).iter();
-            let unknown = states.any(|state| state.indexed & 1 << topic == 0 && state.horizon > at.stamp);
+            let unknown = states.any(|state| state.indexed & 1 << topic == 0 && state.horizon >= at.stamp);
             must!(lost || unknown, "trimmed {topic} from {at} to {id}, and nothing was");
         }
         Ok(())
@@ -436,11 +507,14 @@ impl Reader {
         let to = truth.place(id).ok_or("diverged to a place that never was")?.count;
         let shared = truth.shared(at.tag, id.tag);
         let from = place.count.min(shared);
-        let between = truth.between(id.tag, from.min(to), from.max(to), &durable);
-        let verb = if to > from { "loses" } else { "repeats" };
         // From a number of this incarnation that was never given one comes to its end, wherever that is.
         let made_up = at.tag == id.tag && matches!(self.conn().stand, Stand::Astray(_));
-        must!(made_up || between.is_empty(), "diverged from {at} to {id} {verb} {}", ids(&between, truth));
+        if !made_up {
+            let again = truth.between(id.tag, to, from, &durable);
+            must!(again.is_empty(), "diverged from {at} to {id} repeats {}", ids(&again, truth));
+            let passed = truth.between(id.tag, from, to, &durable);
+            self.pass(&passed, &format!("where it diverges from {at} to {id}"), truth)?;
+        }
         let states = truth.states_within(since, said);
         let ages = states.last().map(|state| (state.age(at.tag), state.age(id.tag)));
         if states.iter().any(|state| state.worth(at) == Worth::Diverged) {
@@ -452,15 +526,18 @@ impl Reader {
                 let passed = state.fences.get(from..to).unwrap_or_default().iter().map(|fence| fence.0);
                 self.conn().told.extend(passed);
             }
+            self.debts.clear();
             return Ok(());
         }
         must!(id.stamp >= at.stamp, "diverged for a loss of others at {at} goes back to {id}");
         let state = states.last().ok_or("before everything")?;
         let start = self.conn().start.unwrap_or(at);
-        let passed = state.age(start.tag).zip(state.age(id.tag));
+        let passed = state.age_of(start).zip(state.age(id.tag));
         let passed = passed.and_then(|(from, to)| state.fences.get(from..to)).unwrap_or_default();
-        let untold =
-            passed.iter().rev().find(|fence| fence.2 && !self.conn().told.contains(&fence.0)).map(|fence| fence.0);
+        // Whether anybody had seen what was lost may be known to this shard first.
+        let is_lossy = |tag: Tag, last, marked| marked || truth.tip(tag, Moment::MAX).is_some_and(|tip| tip > last);
+        let untold = |&&(tag, last, marked): &&(Tag, _, bool)| is_lossy(tag, last, marked) && !self.told(tag);
+        let untold = passed.iter().rev().find(untold).map(|fence| fence.0);
         let untold = untold.ok_or_else(|| format!("diverged at {at} to {id}, and nothing was lost"))?;
         self.conn().told.insert(untold);
         self.tally.crossings += 1;
@@ -476,7 +553,11 @@ impl Reader {
             Stand::Oldest | Stand::Newest(_) => return Ok(()),
             stand => return Err(format!("reset epoch at {stand:?}")),
         };
-        let unknown = truth.states_within(since, said).iter().any(|state| state.worth(at) == Worth::Unknown);
+        let states = truth.states_within(since, said);
+        // The shard judges where it stands itself: an incarnation may have come and gone again since this position.
+        let forgot =
+            |state: &State| states.iter().any(|before| before.at < state.at && state.age(before.tag).is_none());
+        let unknown = states.iter().any(|state| state.worth(at) == Worth::Unknown || forgot(state));
         must!(unknown, "reset epoch at {at}, which is known");
         Ok(())
     }
@@ -490,7 +571,7 @@ impl Reader {
         must!(self.is_open(), "event {number} before open");
         self.check_live(record.topic, number, truth)?;
         let followed = self.conn().live.get_mut(&record.topic).expect("just checked");
-        *followed = Followed { last: Some(number), told: false };
+        followed.last = Some(number);
         Ok(())
     }
 
@@ -505,8 +586,9 @@ impl Reader {
             Some(last) => number > last,
             None => truth.events[number].at > opened,
         };
-        let missing = all.iter().any(|&number| number < end && is_owed(number));
-        must!(!missing || followed.told, "live topic {topic}: something is missing before {end}, untold");
+        let is_told = |number: usize| truth.events[number].at <= followed.told;
+        let missing = all.iter().any(|&number| number < end && is_owed(number) && !is_told(number));
+        must!(!missing, "live topic {topic}: something is missing before {end}, untold");
         Ok(())
     }
 
@@ -536,8 +618,10 @@ impl Reader {
         let shared = truth.shared(at.tag, state.tag);
         let missing = owed(place.min(shared));
         must!(missing.is_empty(), "at rest at {at}: {} missing", ids(&missing, truth));
+        must!(self.debts.is_empty(), "at rest at {at}: {:?} have lost something, untold", self.debts);
         // Of a new epoch it may not have heard, as long as nothing was published in it.
-        must!(place <= shared || state.age(at.tag).is_none(), "at rest at {at}, which was lost, untold");
+        let is_lost = self.place_on(state.tag, at, truth)?.is_none();
+        must!(!is_lost || state.age(at.tag).is_none(), "at rest at {at}, which was lost, untold");
         let connection = self.conn();
         let ages = connection.start.and_then(|start| state.age(start.tag)).zip(state.age(at.tag));
         let (from, to) = ages.unwrap_or_default();
@@ -555,13 +639,13 @@ fn must_be(holds: bool, words: &str) -> Verdict {
 
 /// Those that have not left their streams.
 fn kept(numbers: Vec<usize>, truth: &Truth) -> Vec<usize> {
-    numbers.into_iter().filter(|&number| !truth.events[number].gone).collect()
+    numbers.into_iter().filter(|&number| truth.events[number].gone.is_none()).collect()
 }
 
 fn ids(numbers: &[usize], truth: &Truth) -> String {
     let ids = numbers.iter().take(8).filter_map(|&number| {
         let record = &truth.events[number];
-        Some(format!("{} of {}{}", record.id?, record.topic, if record.gone { " (gone)" } else { "" }))
+        Some(format!("{} of {}{}", record.id?, record.topic, if record.gone.is_some() { " (gone)" } else { "" }))
     });
     ids.collect::<Vec<_>>().join(", ")
 }

@@ -196,7 +196,7 @@ impl Redis {
             text: text.replace("\r\n", "\n").replace('\r', "\n"),
             name: if name.is_empty() { "message".into() } else { name.into() },
             at: self.moment,
-            gone: false,
+            gone: None,
         })
     }
 
@@ -351,13 +351,17 @@ impl Redis {
 
     fn drop_oldest(&mut self, topic: usize) {
         let oldest = self.keys.streams.get_mut(&topic).and_then(VecDeque::pop_front);
-        self.truth.events[oldest.expect("the caller has looked")].gone = true;
+        self.note_gone(oldest.expect("the caller has looked"));
     }
 
     fn unlink(&mut self, topic: usize) {
         for number in self.keys.streams.remove(&topic).unwrap_or_default() {
-            self.truth.events[number].gone = true;
+            self.note_gone(number);
         }
+    }
+
+    fn note_gone(&mut self, number: usize) {
+        self.truth.events[number].gone.get_or_insert(self.moment);
     }
 
     /// The janitor comes to a topic: it ages, or is forgotten when its newest event is `forget_ms` behind.

@@ -28,8 +28,8 @@ pub struct Record {
     pub text: String,
     pub name: String,
     pub at: Moment,
-    /// It has left its stream, by length, by age or with it; perhaps to come back when Redis does.
-    pub gone: bool,
+    /// When it first left its stream, by length, by age or with it; perhaps to come back when Redis does.
+    pub gone: Option<Moment>,
 }
 
 /// How the keys of the history stood from a moment on.
@@ -58,6 +58,12 @@ impl State {
     pub fn age(&self, tag: Tag) -> Option<usize> {
         let of_fence = self.fences.iter().position(|fence| fence.0 == tag);
         of_fence.or_else(|| (tag == self.tag).then_some(self.fences.len()))
+    }
+
+    /// The place of a position: before the fences that stand above its number, whatever its tag.
+    pub fn age_of(&self, id: EventId) -> Option<usize> {
+        let age = self.age(id.tag)?;
+        Some(self.fences[..age].iter().position(|fence| fence.1 > id.stamp).unwrap_or(age))
     }
 
     pub fn worth(&self, id: EventId) -> Worth {
