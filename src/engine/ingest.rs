@@ -340,6 +340,10 @@ impl<P> Shard<P> {
     /// Streams of this topic are told before their next event.
     fn tell_topic(&mut self, name: &Topic, debt: Owes) {
         let Some(key) = self.live_topic(name) else { return };
+        if self.topics.at(key.slot).past.is_some() {
+            // It was no event of the history.
+            return;
+        }
         for slot in self.topics.at(key.slot).members.iter().collect::<Vec<_>>() {
             let id = self.conns.key_at(slot).expect("members exist");
             let conn = self.conns.at(slot).expect("members exist");

@@ -111,6 +111,12 @@ impl Pages {
         Some(self.kept.get(topic)?.range(..=at).next_back()?.1)
     }
 
+    /// Forgets the pages of a topic that nobody follows any more.
+    pub fn forget_topic(&mut self, topic: &Topic) {
+        let pages = self.kept.remove(topic).unwrap_or_default();
+        self.bytes -= pages.values().map(|page| page.bytes).sum::<usize>();
+    }
+
     /// Forgets the page that goes on from `at`: it does not tell what must be known by now.
     pub fn forget(&mut self, topic: &Topic, at: Stamp) {
         let Some(pages) = self.kept.get_mut(topic) else { return };

@@ -377,7 +377,7 @@ impl<P> Shard<P> {
             (Purpose::Pages(wanted), Answer::Pages(pages)) => {
                 for ((topic, after), page) in wanted.into_iter().zip(pages) {
                     debug_assert_eq!(topic, page.topic);
-                    let readers = if is_current {
+                    let readers = if is_current && self.topics.find(&topic).is_some() {
                         self.partition.pages.keep(page, after, asked.upto, &self.budget)
                     } else {
                         self.partition.pages.stop_waiting(&topic, after)

@@ -456,6 +456,7 @@ impl<P> Shard<P> {
                     {
                         **past = Past::default();
                     }
+                    self.partition.pages.forget_topic(&topic.name);
                     self.wishes.push(Wish::Unsubscribe(topic.name.clone()));
                     self.topics.drop_log(key.slot, seq);
                     self.partition.note_gone(key);
@@ -471,6 +472,7 @@ impl<P> Shard<P> {
         if let Some(topic) = self.topics.get(key) {
             self.logged -= topic.log.len();
             self.dirty -= usize::from(topic.queued);
+            self.partition.pages.forget_topic(&topic.name);
             self.topics.remove(key);
             self.partition.note_gone(key);
         }
