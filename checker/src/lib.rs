@@ -9,11 +9,12 @@
 //! - [`Ledger`]: the checks of many streams, each with the same sequences, in one flat table.
 //! - [`OrderHash`]: whether streams agree on *one* order when several publishers interleave.
 //!
-//! What is judged here is one stream as it was seen. Judging a durable history over reconnects
-//! (ids instead of dense numbers, resuming, fences) is another question, for a module of its own
-//! beside these.
+//! These judge one stream as it was seen. Judging durable topics over many connections (ids
+//! instead of dense numbers, resuming, resets that need a reason) is another question:
+//! [`history`], beside these.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod history;
 mod ledger;
 mod order;
 mod stream;

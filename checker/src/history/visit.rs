@@ -1,0 +1,367 @@
+//! One connection, held against the truth.
+//!
+//! `reach` is the position up to which everything has been handed over; for each topic, `next` is the place of the
+//! first event that has not. A jump over events makes them *missing*: they are lost unless they come late (which is
+//! another fault) or the jump is a reset's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::judge::Life;
+use super::log::Connection;
+use super::truth::{Key, Sort};
+use super::{Id, Kind, Position, Reason, Topic};
+
+/// What a stream that begins "now" may lag behind: a node hears of an event a little later than its publisher.
+const LIVE_SLACK_MS: u64 = 1_000;
+
+/// See the module.
+pub(super) struct Visit<'v, 'l> {
+    pub(super) life: &'v mut Life<'l>,
+    connection: &'v Connection,
+    stage: Stage,
+    reach: Key,
+    /// The highest event that came; `None` before the first.
+    last_event: Option<Key>,
+    /// Per topic of the connection; absent where the topic begins with whatever comes first.
+    next: BTreeMap<Topic, u32>,
+    missing: BTreeSet<(Topic, u32)>,
+    opened_ms: u64,
+}
+
+/// How far the beginning has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The first block has not come.
+    Asked,
+    /// The position was refused: a reset must come next.
+    Refused,
+    /// The newest few were asked for: the first event says where that is.
+    Floating,
+    /// It is known where the stream began.
+    Begun,
+}
+
+impl<'v, 'l> Visit<'v, 'l> {
+    pub(super) fn begin(life: &'v mut Life<'l>, connection: &'v Connection) -> Self {
+        let (reach, last_event, opened_ms) = (Key::default(), None, 0);
+        let (next, missing) = (BTreeMap::new(), BTreeSet::new());
+        Visit { life, connection, stage: Stage::Asked, reach, last_event, next, missing, opened_ms }
+    }
+
+    pub(super) fn handle_open(&mut self, topics: &[Topic], resumed: bool, id: Option<Id>, at_ms: u64) {
+        self.note_id(id);
+        let first = self.stage == Stage::Asked && self.last_event.is_none();
+        let mut named = topics.to_vec();
+        named.sort_unstable();
+        if !first || named != *self.connection.topics {
+            return self.object_to_open(resumed, id);
+        }
+        self.opened_ms = at_ms;
+        self.stage = Stage::Begun;
+        if matches!(self.connection.position, Position::Earliest | Position::Last(_)) {
+            self.life.began_in = self.life.truth.generation_at(at_ms);
+        }
+        match (self.connection.position, resumed, id) {
+            (Position::Now, false, Some(at)) => {
+                self.begin_at(self.life.truth.key(at));
+                self.expect_live(at);
+                self.expect_past(at, at_ms);
+            }
+            (Position::After(presented), true, Some(at)) => self.resume(presented, at),
+            (Position::After(presented), false, None) => {
+                self.begin_at(self.life.truth.key(presented));
+                self.stage = Stage::Refused;
+            }
+            (Position::Unknown, false, None) => self.stage = Stage::Refused,
+            (Position::Earliest, _, at) => self.begin_at_the_oldest(at),
+            (Position::Last(_), _, None) => self.stage = Stage::Floating,
+            (Position::Last(count), _, Some(at)) => self.begin_with_none(count, at),
+            _ => {
+                self.object_to_open(resumed, id);
+                id.into_iter().for_each(|at| self.begin_at(self.life.truth.key(at)));
+            }
+        }
+    }
+
+    fn object_to_open(&mut self, resumed: bool, id: Option<Id>) {
+        let position = self.connection.position;
+        let id = id.map_or_else(|| "none".into(), |id| id.to_string());
+        self.life.violate(Kind::OpenWrong, || format!("to {position:?}: resumed {resumed}, id {id}"));
+    }
+
+    fn begin_at(&mut self, key: Key) {
+        self.reach = key;
+        for &topic in &*self.connection.topics {
+            let after = self.life.truth.count_upto(topic, key);
+            let owed = self.life.owed.remove(&topic).unwrap_or(after);
+            self.next.insert(topic, owed.min(after));
+        }
+    }
+
+    fn resume(&mut self, presented: Id, at: Id) {
+        let (wanted, given) = (self.life.truth.key(presented), self.life.truth.key(at));
+        self.begin_at(wanted);
+        self.reach = given.max(wanted);
+        if at != presented {
+            let kind = if given > wanted { Kind::ControlAhead } else { Kind::ControlBehind };
+            self.life.violate(kind, || format!("opened at {at}, and {presented} was presented"));
+        }
+    }
+
+    /// Where nothing can have left, the oldest is the first.
+    fn begin_at_the_oldest(&mut self, at: Option<Id>) {
+        for &topic in &*self.connection.topics {
+            if !self.life.may_have_left(topic, self.opened_ms) {
+                self.next.insert(topic, 0);
+            }
+        }
+        self.reach = at.map_or(Key::default(), |at| self.life.truth.key(at));
+        at.into_iter().for_each(|at| self.expect_past(at, self.opened_ms));
+    }
+
+    /// The newest few were asked for and there are said to be none.
+    fn begin_with_none(&mut self, count: u32, at: Id) {
+        let key = self.life.truth.key(at);
+        self.begin_at(key);
+        self.expect_live(at);
+        self.expect_past(at, self.opened_ms);
+        let there = self.next.iter().any(|(&topic, &next)| next > 0 && !self.life.may_have_left(topic, self.opened_ms));
+        if count > 0 && there {
+            self.life.violate(Kind::WrongPlace, || format!("none of the newest {count} before {at} came"));
+        }
+    }
+
+    pub(super) fn handle_event(&mut self, number: usize) {
+        let seen = self.life.log.seen[number];
+        let key = self.life.truth.key(seen.id);
+        self.life.report.events += 1;
+        self.note_id(Some(seen.id));
+        match self.stage {
+            Stage::Asked => return self.life.violate(Kind::OpenWrong, || format!("{} came before it", seen.id)),
+            Stage::Refused => {
+                self.life.violate(Kind::ResetMissing, || format!("{} came, and no reset", seen.id));
+                self.stage = Stage::Begun;
+            }
+            Stage::Floating => self.settle(key),
+            Stage::Begun => {}
+        }
+        match self.life.truth.sorts[number] {
+            Sort::Phantom => self.life.violate(Kind::Phantom, || format!("{} is nobody's", seen.id)),
+            Sort::StoredTwice(topic) => {
+                let name = self.life.name(topic);
+                self.life.violate(Kind::StoredTwice, || format!("{} of {name} has another id, too", seen.id));
+            }
+            Sort::Changed(topic, place) => {
+                let name = self.life.name(topic);
+                self.life.violate(Kind::Changed, || format!("{} of {name} is something else elsewhere", seen.id));
+                self.take(topic, place, key);
+            }
+            Sort::Event(topic, place) => self.take(topic, place, key),
+        }
+        self.reach = self.reach.max(key);
+        self.last_event = self.last_event.max(Some(key));
+    }
+
+    /// One of our events came.
+    fn take(&mut self, topic: Topic, place: u32, key: Key) {
+        if !self.connection.topics.contains(&topic) {
+            let (name, id) = (self.life.name(topic), self.life.truth.id_at(topic, place));
+            return self.life.violate(Kind::WrongTopic, || format!("{id} is of {name}"));
+        }
+        self.life.reset_since.remove(&topic);
+        let next = match self.next.get(&topic) {
+            Some(&next) => next,
+            None => {
+                self.life.expect_retained(topic, place, self.opened_ms);
+                place
+            }
+        };
+        let is_new = place >= next || self.missing.remove(&(topic, place)) || self.life.late.remove(&(topic, place));
+        if key <= self.reach {
+            self.object_to_order(topic, place, key, is_new);
+        }
+        if place >= next {
+            (next..place).for_each(|passed| self.miss(topic, passed, key));
+            self.next.insert(topic, place + 1);
+        }
+    }
+
+    /// An event was passed over on the way to `key`.
+    fn miss(&mut self, topic: Topic, place: u32, key: Key) {
+        if self.life.truth.key_at(topic, place).generation < key.generation {
+            self.life.leave_behind(topic, place);
+        } else {
+            self.missing.insert((topic, place));
+        }
+    }
+
+    fn object_to_order(&mut self, topic: Topic, place: u32, key: Key, is_new: bool) {
+        let kind = if key.generation < self.reach.generation {
+            Kind::Stale
+        } else if !is_new {
+            Kind::Repeated
+        } else if self.last_event.is_none_or(|last| key > last) {
+            // Only a control block can have moved the position beyond it.
+            Kind::ControlAhead
+        } else {
+            Kind::OutOfOrder
+        };
+        let (name, id, reach) = (self.life.name(topic), self.life.truth.id_at(topic, place), self.reach.stamp);
+        self.life.violate(kind, || format!("{id} of {name} came, and {reach} before it"));
+    }
+
+    /// The first of the newest few: from here on nothing of any topic may be missing.
+    fn settle(&mut self, first: Key) {
+        self.stage = Stage::Begun;
+        let (requested_ms, opened_ms) = (self.connection.requested_ms, self.opened_ms);
+        let truth = self.life.truth;
+        let (mut certain, mut possible, mut before) = (0, 0, 0);
+        for &topic in &*self.connection.topics {
+            let events = &truth.order[topic.0 as usize];
+            let next = events.partition_point(|&(key, _)| key < first);
+            let from = &events[next..];
+            certain +=
+                from.iter().take_while(|(key, _)| key.stamp.ms < requested_ms.saturating_sub(LIVE_SLACK_MS)).count();
+            possible += from.iter().take_while(|(key, _)| key.stamp.ms <= opened_ms).count();
+            possible += truth.unsure[topic.0 as usize];
+            before += if self.life.may_have_left(topic, opened_ms) { 0 } else { next };
+            self.next.insert(topic, next as u32);
+        }
+        let Position::Last(wanted) = self.connection.position else { return };
+        if certain > wanted as usize || (before > 0 && possible < wanted as usize) {
+            let stamp = first.stamp;
+            let what =
+                || format!("the newest {wanted} begin with {stamp}: {certain} to {possible} are left from there");
+            self.life.violate(Kind::WrongPlace, what);
+        }
+    }
+
+    pub(super) fn handle_reset(&mut self, reason: Reason, topics: &[Topic], id: Option<Id>, at_ms: u64) {
+        *self.life.report.resets.entry(reason).or_default() += 1;
+        self.note_id(id);
+        let Some(at) = id else {
+            return self.life.violate(Kind::Malformed, || format!("a reset, {reason:?}, without an id"));
+        };
+        let key = self.life.truth.key(at);
+        let is_answer = std::mem::replace(&mut self.stage, Stage::Begun) == Stage::Refused;
+        let unknown = is_answer && self.connection.position == Position::Unknown;
+        if unknown && reason == Reason::UnknownCursor {
+            self.begin_at(key);
+        } else {
+            self.justify(reason, topics, at, at_ms);
+        }
+        if is_answer && reason != Reason::Trimmed && reason != Reason::Diverged {
+            self.expect_live(at);
+        }
+        let answers = match self.connection.position {
+            Position::Unknown => reason == Reason::UnknownCursor,
+            _ => matches!(reason, Reason::Epoch | Reason::Diverged),
+        };
+        if is_answer && !answers {
+            self.life.violate(Kind::ResetMissing, || format!("a position was refused, and {reason:?} was told"));
+        }
+        if key < self.reach {
+            let reach = self.reach.stamp;
+            self.life.violate(Kind::ControlBehind, || format!("a reset at {at}, after {reach}"));
+        }
+        self.expect_past(at, at_ms);
+        for &topic in topics.iter().filter(|topic| self.connection.topics.contains(topic)) {
+            self.pass(reason, topic, key, at, at_ms);
+        }
+        self.reach = self.reach.max(key);
+    }
+
+    fn justify(&mut self, reason: Reason, topics: &[Topic], at: Id, at_ms: u64) {
+        if topics.is_empty() {
+            self.life.violate(Kind::ResetUnjustified, || format!("{reason:?} at {at} of no topic"));
+        }
+        for &topic in topics {
+            let asked = self.connection.topics.contains(&topic);
+            let objection =
+                if asked { self.life.object_to(reason, topic, at_ms) } else { Some(Kind::ResetUnjustified) };
+            if let Some(kind) = objection {
+                let name = self.life.name(topic);
+                self.life.violate(kind, || format!("{reason:?} of {name} at {at}"));
+            }
+        }
+    }
+
+    /// A reset tells of everything of a topic up to its place that has not come.
+    fn pass(&mut self, reason: Reason, topic: Topic, key: Key, at: Id, at_ms: u64) {
+        let to = self.life.truth.count_upto(topic, key);
+        let told = self.next.get(&topic).map(|&next| to.saturating_sub(next));
+        self.life.report.told += u64::from(told.unwrap_or(0));
+        let doubled = !self.life.reset_since.insert(topic);
+        if reason == Reason::Trimmed {
+            if told == Some(0) && self.life.truth.unsure[topic.0 as usize] == 0 {
+                let kind = if doubled { Kind::ResetDoubled } else { Kind::ResetIdle };
+                let name = self.life.name(topic);
+                self.life.violate(kind, || format!("nothing of {name} is missing up to {at}"));
+            }
+            self.life.expect_retained(topic, to, at_ms);
+        } else {
+            let before = self.life.late.len();
+            self.life.late.retain(|&(late, _)| late != topic);
+            self.life.report.told += (before - self.life.late.len()) as u64;
+        }
+        let next = self.next.entry(topic).or_insert(to);
+        *next = (*next).max(to);
+    }
+
+    /// The connection is over; a reader that was run dry must have everything.
+    pub(super) fn finish(mut self, dry: bool) {
+        match self.stage {
+            Stage::Asked if dry => self.life.violate(Kind::OpenWrong, || "it never came".into()),
+            Stage::Refused if dry => self.life.violate(Kind::ResetMissing, || "it never came".into()),
+            Stage::Begun => self.miss_the_rest(dry),
+            _ => {}
+        }
+        for (topic, place) in std::mem::take(&mut self.missing) {
+            let key = self.life.truth.key_at(topic, place);
+            if key <= self.reach && self.last_event.is_none_or(|last| key > last) {
+                let (name, id) = (self.life.name(topic), self.life.truth.id_at(topic, place));
+                let what = || format!("{id} of {name} had not come when a block said so");
+                self.life.violate(Kind::ControlAhead, what);
+            } else {
+                self.life.lose(topic, place);
+            }
+        }
+    }
+
+    fn miss_the_rest(&mut self, dry: bool) {
+        for (topic, next) in std::mem::take(&mut self.next) {
+            let end = self.life.truth.order[topic.0 as usize].len() as u32;
+            let to = if dry { end } else { self.life.truth.count_upto(topic, self.reach) };
+            if !dry && next < to && self.life.may_be_trimmed(topic, u64::MAX) {
+                self.life.owed.insert(topic, next);
+                continue;
+            }
+            let key = if dry { self.life.truth.end() } else { self.reach };
+            (next..to).for_each(|place| self.miss(topic, place, key));
+        }
+    }
+
+    /// "Now" is not long ago.
+    fn expect_live(&mut self, at: Id) {
+        let (truth, requested_ms) = (self.life.truth, self.connection.requested_ms);
+        let key = truth.key(at);
+        let before = |&topic: &Topic| {
+            let next = truth.order[topic.0 as usize].get(truth.count_upto(topic, key) as usize);
+            next.is_some_and(|(event, _)| event.stamp.ms + LIVE_SLACK_MS < requested_ms)
+        };
+        if self.connection.topics.iter().any(before) {
+            self.life.violate(Kind::WrongPlace, || format!("{at} is before what was there when it was asked for"));
+        }
+    }
+
+    /// A position in the future would hide what is still to come.
+    fn expect_past(&mut self, at: Id, at_ms: u64) {
+        if at.stamp.ms > at_ms {
+            self.life.violate(Kind::ControlAhead, || format!("{at} was told at {at_ms}"));
+        }
+    }
+
+    fn note_id(&mut self, id: Option<Id>) {
+        self.life.last = id.or(self.life.last);
+    }
+}
