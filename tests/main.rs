@@ -13,6 +13,7 @@ mod config_verbs;
 mod cors;
 mod demo;
 mod descriptors;
+mod durable;
 mod durable_redis;
 mod durable_script;
 mod from_redis;

@@ -1,6 +1,7 @@
 //! Ordinary requests and their answers.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -69,6 +70,32 @@ impl Wire {
         self.send(&raw(method, target, headers, body));
         self.take_answer()
     }
+}
+
+impl Wire {
+    /// As `ask`, of a server that may go away; `None` when no whole answer comes in time.
+    pub fn try_ask(&mut self, request: &[u8], deadline: Instant) -> Option<Answer> {
+        self.try_send(request).ok()?;
+        loop {
+            if let Some(answer) = whole_answer(self.unread()) {
+                let length = self.unread().len();
+                self.take(length);
+                return Some(answer);
+            }
+            if !self.fill(deadline)? {
+                return None;
+            }
+        }
+    }
+}
+
+/// The answer, if these bytes are all of it.
+fn whole_answer(bytes: &[u8]) -> Option<Answer> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = Head::parse(std::str::from_utf8(&bytes[..end]).ok()?);
+    let length: usize = head.header("content-length")?.parse().ok()?;
+    let body = bytes[end + 4..].to_vec();
+    (body.len() == length).then_some(Answer { head, body })
 }
 
 /// A request's bytes; `Content-Length` is added where there is a body.

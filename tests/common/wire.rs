@@ -34,7 +34,7 @@ impl Head {
         value
     }
 
-    fn parse(text: &str) -> Head {
+    pub(super) fn parse(text: &str) -> Head {
         let mut lines = text.split("\r\n");
         let mut status_line = lines.next().unwrap().splitn(3, ' ');
         let version = status_line.next().unwrap().to_owned();

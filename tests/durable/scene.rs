@@ -1,0 +1,84 @@
+//! Readers and publishers around some nodes, from the first stream to the verdict.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use checker::history::{Fault, Position, Report};
+
+use super::publisher::{Plan, Publisher};
+use super::swarm::{Nodes, Swarm};
+use crate::common::PATIENCE;
+
+/// How long nothing is looked at, at most.
+const TURN: Duration = Duration::from_millis(5);
+
+/// See the module.
+pub struct Scene {
+    pub swarm: Swarm,
+    pub publisher: Publisher,
+}
+
+impl Scene {
+    /// Readers of one to `most` of the plan's topics each; it goes on when all their streams are open.
+    pub fn start(nodes: &Nodes, plan: &Plan, readers: usize, most: usize) -> Scene {
+        let mut rng = fastrand::Rng::with_seed(plan.seed);
+        let mut swarm = Swarm::new(&plan.topics, Arc::clone(nodes), plan.seed);
+        for _ in 0..readers {
+            let count = rng.usize(1..=most.min(plan.topics.len()));
+            let first = [Position::Now, Position::Now, Position::Earliest, Position::Last(5)][rng.usize(..4)];
+            swarm.add(&rng.choose_multiple(plan.topics.iter().cloned(), count), first);
+        }
+        let publisher = Publisher::start(nodes, plan);
+        let mut scene = Scene { swarm, publisher };
+        scene.run_until("all streams to be open", |scene| scene.swarm.open() == readers);
+        scene
+    }
+
+    pub fn turn(&mut self) {
+        self.swarm.turn(TURN);
+        self.publisher.drain_into(&mut self.swarm.log);
+    }
+
+    pub fn run_for(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.turn();
+        }
+    }
+
+    #[track_caller]
+    pub fn run_until(&mut self, what: &str, mut condition: impl FnMut(&Scene) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}: {:?}", self.swarm.counts);
+            self.turn();
+        }
+    }
+
+    /// Waits until so many events more are stored and so many more have come to readers.
+    pub fn let_flow(&mut self, stored: u64, events: u64) {
+        let goal = (self.publisher.stored() + stored, self.swarm.counts.events + events);
+        self.run_until("events to flow", |scene| {
+            scene.publisher.stored() >= goal.0 && scene.swarm.counts.events >= goal.1
+        });
+    }
+
+    pub fn handle_fault(&mut self, fault: Fault) {
+        self.swarm.log.handle_fault(fault);
+    }
+
+    /// Settles what is under way, lets everybody read to the end, and judges.
+    pub fn finish(mut self) -> Report {
+        self.publisher.end();
+        self.run_until("publishers to settle what they have", |scene| scene.publisher.has_ended());
+        let Scene { mut swarm, publisher } = self;
+        let ends = publisher.publish_ends(&mut swarm.log);
+        let deadline = Instant::now() + PATIENCE;
+        while swarm.has_reached(&ends) < swarm.len() && Instant::now() < deadline {
+            swarm.turn(TURN);
+        }
+        // What has not come by now is lost.
+        swarm.handle_dry();
+        swarm.log.judge()
+    }
+}

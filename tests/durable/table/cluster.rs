@@ -1,0 +1,80 @@
+//! Real nodes, and the Redis they share; or one node with the embedded broker.
+
+use std::sync::{Arc, Mutex};
+
+use super::super::rows::KEPT;
+use super::super::swarm::Nodes;
+use crate::common::{Launch, RedisServer, TestServer};
+
+/// Durable topics: `d.**` keeps all of a test, `kept.**` the newest few, `aged.**` what is young.
+const CONFIG: &str = r#"
+[[class]]
+pattern = "kept.**"
+kind = "durable"
+history_events = KEPT
+
+[[class]]
+pattern = "aged.**"
+kind = "durable"
+history_age = "1s"
+
+[[class]]
+pattern = "d.**"
+kind = "durable"
+history_events = 2000000
+"#;
+/// See the module. Nodes end before their Redis.
+pub struct Cluster {
+    servers: Vec<Option<TestServer>>,
+    pub nodes: Nodes,
+    redis: Option<RedisServer>,
+}
+
+impl Cluster {
+    /// So many nodes on a Redis that keeps what it has acknowledged.
+    pub fn on_redis(count: usize) -> Cluster {
+        let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+        Cluster::start(count, Some(redis))
+    }
+
+    /// One node, without a Redis.
+    pub fn embedded() -> Cluster {
+        Cluster::start(1, None)
+    }
+
+    fn start(count: usize, redis: Option<RedisServer>) -> Cluster {
+        let nodes = Arc::new(Mutex::new(vec![None; count]));
+        let mut cluster = Cluster { servers: (0..count).map(|_| None).collect(), nodes, redis };
+        (0..count).for_each(|node| cluster.start_node(node));
+        cluster
+    }
+
+    pub fn redis(&mut self) -> &mut RedisServer {
+        self.redis.as_mut().expect("this cluster has a Redis")
+    }
+
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    pub fn node(&self, node: usize) -> &TestServer {
+        self.servers[node].as_ref().expect("the node runs")
+    }
+
+    pub fn start_node(&mut self, node: usize) {
+        let launch = Launch::serve().config(&CONFIG.replace("KEPT", &KEPT.to_string())).flag("--shards", "2");
+        let launch = match &self.redis {
+            Some(redis) => launch.flag("--redis", &redis.url()),
+            None => launch,
+        };
+        let server = launch.start();
+        self.nodes.lock().unwrap()[node] = Some(server.public);
+        self.servers[node] = Some(server);
+    }
+
+    /// Ends a node as a crash would.
+    pub fn kill_node(&mut self, node: usize) {
+        self.nodes.lock().unwrap()[node] = None;
+        self.servers[node] = None;
+    }
+}

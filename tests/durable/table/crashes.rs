@@ -1,0 +1,95 @@
+//! What is around readers crashes: connections, Redis, nodes.
+
+use std::time::{Duration, Instant};
+
+use super::super::rows::{SWEPT_BYTES, cut};
+use super::super::scene::Scene;
+use super::super::{Case, Outcome};
+use super::cluster::Cluster;
+
+/// Redis cuts off the nodes' subscribers and their other connections, in turn.
+pub fn client_kills(cluster: &mut Cluster, case: &Case) -> Outcome {
+    let mut scene = case.start(&cluster.nodes);
+    let mut caught_up = Vec::new();
+    for (number, mut rng) in case.faults() {
+        scene.run_for(Duration::from_millis(rng.u64(50..250)));
+        let kind = if number % 2 == 0 { "pubsub" } else { "normal" };
+        let begun = Instant::now();
+        kill_clients(cluster, kind);
+        scene.let_flow(20, 20);
+        // Late ones come close together: when none has come for a while, that was the last.
+        let quiet = Duration::from_millis(150);
+        scene.run_until("late events to end", |scene| {
+            begun.elapsed() > quiet && scene.swarm.counts.late_at.is_none_or(|at| at.elapsed() > quiet)
+        });
+        let late = scene.swarm.counts.late_at.filter(|&at| at > begun);
+        caught_up.push(late.map_or(Duration::ZERO, |at| at - begun));
+    }
+    caught_up.sort_unstable();
+    let at = |percent: usize| caught_up[(caught_up.len() * percent / 100).min(caught_up.len() - 1)].as_millis();
+    let figures = format!("caught up p50 {} ms, p99 {} ms, max {} ms", at(50), at(99), at(100));
+    Outcome { figures, ..Outcome::of(scene.finish()) }
+}
+
+fn kill_clients(cluster: &mut Cluster, kind: &str) {
+    let words: [&[u8]; 6] = [b"CLIENT", b"KILL", b"TYPE", kind.as_bytes(), b"SKIPME", b"yes"];
+    cluster.redis().client().command(&words);
+}
+
+/// Redis crashes and comes back with everything it has acknowledged.
+pub fn redis_kills(cluster: &mut Cluster, case: &Case) -> Outcome {
+    let mut scene = case.start(&cluster.nodes);
+    for (_, mut rng) in case.faults() {
+        scene.run_for(Duration::from_millis(rng.u64(100..400)));
+        crash_redis(cluster, &mut scene, &mut rng);
+        scene.let_flow(20, 20);
+    }
+    Outcome::of(scene.finish())
+}
+
+fn crash_redis(cluster: &mut Cluster, scene: &mut Scene, rng: &mut fastrand::Rng) {
+    cluster.redis().kill();
+    scene.run_for(Duration::from_millis(rng.u64(0..300)));
+    cluster.redis().resume();
+}
+
+/// Nodes crash, one after the other; their clients go elsewhere.
+pub fn node_kills(cluster: &mut Cluster, case: &Case) -> Outcome {
+    let mut scene = case.start(&cluster.nodes);
+    for (_, mut rng) in case.faults() {
+        scene.run_for(Duration::from_millis(rng.u64(100..300)));
+        let node = rng.usize(..cluster.len());
+        cluster.kill_node(node);
+        scene.let_flow(20, 20);
+        cluster.start_node(node);
+    }
+    Outcome::of(scene.finish())
+}
+
+/// Everything but loss, at once, for so many seconds.
+pub fn mixed(cluster: &mut Cluster, case: &Case) -> Outcome {
+    let mut scene = case.start(&cluster.nodes);
+    for (number, mut rng) in case.faults() {
+        let until = Instant::now() + Duration::from_secs(1);
+        let away = rng.usize(..cluster.len());
+        let (crash, leave) = (rng.u8(..4) == 0, rng.u8(..3) == 0);
+        if leave {
+            cluster.kill_node(away);
+        }
+        while Instant::now() < until {
+            cut(&mut scene, number.wrapping_mul(31) + rng.u64(..SWEPT_BYTES), &mut rng);
+            if rng.u8(..10) == 0 {
+                kill_clients(cluster, if rng.bool() { "pubsub" } else { "normal" });
+            }
+            scene.run_for(Duration::from_millis(rng.u64(5..60)));
+        }
+        if crash {
+            crash_redis(cluster, &mut scene, &mut rng);
+        }
+        if leave {
+            cluster.start_node(away);
+        }
+    }
+    scene.let_flow(20, 20);
+    Outcome::of(scene.finish())
+}
