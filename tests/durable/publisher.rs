@@ -150,7 +150,7 @@ impl Poster {
 
     /// Mostly little, sometimes much; with line ends, which become lines of their own.
     fn padding(&mut self) -> String {
-        let most = if self.rng.u8(..) == 0 { self.plan.bytes_max } else { self.plan.bytes_max.min(200) };
+        let most = if self.rng.u8(..16) == 0 { self.plan.bytes_max } else { self.plan.bytes_max.min(200) };
         let length = self.rng.usize(..=most);
         (0..length).map(|place| if place % 61 == 60 { '\n' } else { 'x' }).collect()
     }

@@ -16,9 +16,9 @@ pub const KEPT: u32 = 40;
 
 impl Case {
     fn plan(&self, prefix: &str) -> Plan {
-        let (topics, rate, bytes_max) = if self.full { (50, 500, 20_000) } else { (6, 200, 4_000) };
+        let (topics, rate) = if self.full { (50, 500) } else { (6, 200) };
         let topics = (0..topics).map(|number| format!("{prefix}.{number}")).collect();
-        Plan { topics, rate, seed: self.seed, bytes_max }
+        Plan { topics, rate, seed: self.seed, bytes_max: 30_000 }
     }
 
     fn readers(&self) -> usize {
@@ -43,12 +43,14 @@ impl Outcome {
     }
 }
 
-/// Clients are cut at every byte of a block, in every way, and come back to any node.
+/// Clients are cut at every byte of a block, in every way, and come back to any node; some do not read, or are away,
+/// for a while.
 pub fn cuts(nodes: &Nodes, case: &Case) -> Outcome {
     let mut scene = case.start(nodes);
     let pace = if case.full { Duration::from_millis(12) } else { Duration::from_millis(10) };
     for (number, mut rng) in case.faults() {
         cut(&mut scene, number, &mut rng);
+        nap(&mut scene, &mut rng);
         scene.run_for(pace);
     }
     scene.run_until("all cuts", |scene| scene.swarm.counts.cuts == case.count);
@@ -60,6 +62,16 @@ pub fn cut(scene: &mut Scene, number: u64, rng: &mut fastrand::Rng) {
     let after = 1 + (number % SWEPT_BYTES) as usize;
     let first = rng.usize(..scene.swarm.len());
     scene.swarm.cut_after(first, after, how);
+}
+
+/// Now and then a reader does not read, or stays away: long enough for windows to fill and logs to be left behind.
+pub fn nap(scene: &mut Scene, rng: &mut fastrand::Rng) {
+    let (number, time) = (rng.usize(..scene.swarm.len()), Duration::from_millis(rng.u64(500..2_500)));
+    match rng.u8(..40) {
+        0 => scene.swarm.nap(number, time),
+        1 => scene.swarm.rest(number, time),
+        _ => {}
+    }
 }
 
 /// Readers stay away until some of what they had not read is gone, and come back: each is told once.

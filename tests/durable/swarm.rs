@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use checker::history::{End, Id, Log, Open, Position, Reader, Reason, Reset, Stamp, Topic};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::decode::{Block, Decoder};
 
@@ -28,10 +28,12 @@ const OPEN_WITHIN: Duration = Duration::from_secs(15);
 const HALF_OPEN_FOR: Duration = Duration::from_secs(3);
 /// How long a connection that was ended in order is kept, so that its end is not overtaken by a reset.
 const FIN_BEFORE_CLOSE: Duration = Duration::from_millis(200);
+/// Every so many readers one has a narrow window, so that not reading is soon felt.
+const NARROW_EACH: usize = 3;
+/// That window, in bytes.
+const NARROW: usize = 4 << 10;
 /// What is read at once.
 const PIECE: usize = 64 << 10;
-/// An event that comes later than this after it was stored is late.
-const LATE_MS: u64 = 100;
 
 /// The addresses of all nodes, `None` while one is away. Shared because publishers, readers and the test that kills
 /// nodes are on different threads.
@@ -68,8 +70,8 @@ pub struct Counts {
     pub opened: u64,
     pub cuts: u64,
     pub resets: u64,
-    /// When the last late event came.
-    pub late_at: Option<Instant>,
+    /// How long after it was stored an event came, at most, since somebody set this to zero.
+    pub worst_delay_ms: u64,
 }
 
 struct Person {
@@ -86,6 +88,8 @@ struct Person {
     opened: bool,
     /// The connection is cut when so many more bytes have been read.
     cut: Option<(usize, Cut)>,
+    /// It reads nothing until then.
+    nap: Option<Instant>,
     /// True exactly when it does not come back before it is told to.
     away: bool,
     resets: u64,
@@ -137,6 +141,7 @@ impl Swarm {
             asked: Instant::now(),
             opened: false,
             cut: None,
+            nap: None,
             away: false,
             resets: 0,
         });
@@ -164,11 +169,24 @@ impl Swarm {
         self.people.iter().filter(reached).count()
     }
 
-    /// Cuts a connection when it has read so many bytes more: that of this reader, or of the next that has no cut ahead.
+    /// Cuts a connection when it has read so many bytes more: this reader's, or that of the next that has no cut ahead.
     pub fn cut_after(&mut self, number: usize, bytes: usize, cut: Cut) {
         let numbers = (number..self.people.len()).chain(0..number);
         let free = numbers.into_iter().find(|&number| self.people[number].cut.is_none());
         self.people[free.unwrap_or(number)].cut = Some((bytes, cut));
+    }
+
+    /// A reader stops reading for a while. What is on its way fills its narrow window, and then the server's.
+    pub fn nap(&mut self, number: usize, time: Duration) {
+        let until = Instant::now() + time;
+        self.people[number / NARROW_EACH * NARROW_EACH].nap = Some(until);
+        self.due.push(Reverse((until, number / NARROW_EACH * NARROW_EACH)));
+    }
+
+    /// A reader leaves for a while.
+    pub fn rest(&mut self, number: usize, time: Duration) {
+        self.end(number, End::Left);
+        self.due.push(Reverse((Instant::now() + time, number)));
     }
 
     /// Resets that a reader was told.
@@ -211,7 +229,11 @@ impl Swarm {
     }
 
     fn handle_due(&mut self, number: usize, now: Instant) {
-        let person = &self.people[number];
+        let person = &mut self.people[number];
+        if person.nap.is_some_and(|until| until <= now) {
+            person.nap = None;
+            return self.handle_ready(number);
+        }
         if person.socket.is_none() && !person.away {
             self.connect(number);
         } else if person.socket.is_some() && !person.opened && now >= person.asked + OPEN_WITHIN {
@@ -232,7 +254,7 @@ impl Swarm {
         person.request = request(&person.query, person.first, person.last.as_deref());
         person.decoder = Decoder::default();
         person.asked = Instant::now();
-        let socket = address.and_then(|address| TcpStream::connect(address).ok());
+        let socket = address.and_then(|address| connect(address, number.is_multiple_of(NARROW_EACH)).ok());
         let Some(mut socket) = socket else { return self.pause(number) };
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut socket, Token(number), both).unwrap();
@@ -258,7 +280,7 @@ impl Swarm {
     fn read(&mut self, number: usize) {
         loop {
             let person = &mut self.people[number];
-            let Some(socket) = &mut person.socket else { return };
+            let Some(socket) = person.socket.as_mut().filter(|_| person.nap.is_none()) else { return };
             // A reader that is to be cut within a block reads no further.
             let most = person.cut.map_or(PIECE, |(left, _)| left.clamp(1, PIECE));
             match socket.read(&mut self.piece[..most]) {
@@ -366,10 +388,8 @@ impl Hearing<'_> {
             name => {
                 self.log.handle_event(reader, id.unwrap_or(""), hash(name, block.data));
                 self.counts.events += 1;
-                let stored = id.and_then(Id::parse).map_or(u64::MAX, |id| id.stamp.ms);
-                if wall_ms() > stored.saturating_add(LATE_MS) {
-                    self.counts.late_at = Some(Instant::now());
-                }
+                let delay_ms = id.and_then(Id::parse).map_or(0, |id| wall_ms().saturating_sub(id.stamp.ms));
+                self.counts.worst_delay_ms = self.counts.worst_delay_ms.max(delay_ms);
             }
         }
         if let Some(id) = id {
@@ -381,6 +401,18 @@ impl Hearing<'_> {
     fn topics(&self, json: &serde_json::Value) -> Vec<Topic> {
         let names = json["topics"].as_array().expect("`topics`").iter();
         names.map(|name| name.as_str().and_then(|name| self.log.topic(name)).unwrap_or(Topic(u32::MAX))).collect()
+    }
+}
+
+fn connect(address: SocketAddr, narrow: bool) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    if narrow {
+        socket.set_recv_buffer_size(NARROW)?;
+    }
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
     }
 }
 

@@ -6,22 +6,26 @@ use super::super::rows::KEPT;
 use super::super::swarm::Nodes;
 use crate::common::{Launch, RedisServer, TestServer};
 
-/// Durable topics: `d.**` keeps all of a test, `kept.**` the newest few, `aged.**` what is young.
+/// Durable topics: `d.**` keeps all of a test, `kept.**` the newest few, `aged.**` what is young. A node's own log is
+/// shorter than all of them: readers that were away are served from the history, and miss what is gone there.
 const CONFIG: &str = r#"
 [[class]]
 pattern = "kept.**"
 kind = "durable"
 history_events = KEPT
+log_events = 16
 
 [[class]]
 pattern = "aged.**"
 kind = "durable"
 history_age = "1s"
+log_events = 16
 
 [[class]]
 pattern = "d.**"
 kind = "durable"
 history_events = 2000000
+log_events = 32
 "#;
 /// See the module. Nodes end before their Redis.
 pub struct Cluster {
@@ -61,11 +65,20 @@ impl Cluster {
         self.servers[node].as_ref().expect("the node runs")
     }
 
+    /// Connections to Redis that all nodes had to make again.
+    pub fn reconnects(&self) -> u64 {
+        self.servers.iter().flatten().map(|server| server.metric("fanwheel_redis_reconnects_total") as u64).sum()
+    }
+
     pub fn start_node(&mut self, node: usize) {
         let launch = Launch::serve().config(&CONFIG.replace("KEPT", &KEPT.to_string())).flag("--shards", "2");
         let launch = match &self.redis {
             Some(redis) => launch.flag("--redis", &redis.url()),
             None => launch,
+        };
+        let launch = match std::env::var("FANWHEEL_TEST_MUTANT") {
+            Ok(mutant) => launch.variable("FANWHEEL_MUTANT", &mutant),
+            Err(_) => launch,
         };
         let server = launch.start();
         self.nodes.lock().unwrap()[node] = Some(server.public);

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::rows::{SWEPT_BYTES, cut};
+use super::super::rows::{SWEPT_BYTES, cut, nap};
 use super::super::scene::Scene;
 use super::super::{Case, Outcome};
 use super::cluster::Cluster;
+
+/// What an event stored right after a kill is given to come late.
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// Redis cuts off the nodes' subscribers and their other connections, in turn.
 pub fn client_kills(cluster: &mut Cluster, case: &Case) -> Outcome {
@@ -14,19 +17,16 @@ pub fn client_kills(cluster: &mut Cluster, case: &Case) -> Outcome {
     for (number, mut rng) in case.faults() {
         scene.run_for(Duration::from_millis(rng.u64(50..250)));
         let kind = if number % 2 == 0 { "pubsub" } else { "normal" };
-        let begun = Instant::now();
+        scene.swarm.counts.worst_delay_ms = 0;
         kill_clients(cluster, kind);
         scene.let_flow(20, 20);
-        // Late ones come close together: when none has come for a while, that was the last.
-        let quiet = Duration::from_millis(150);
-        scene.run_until("late events to end", |scene| {
-            begun.elapsed() > quiet && scene.swarm.counts.late_at.is_none_or(|at| at.elapsed() > quiet)
-        });
-        let late = scene.swarm.counts.late_at.filter(|&at| at > begun);
-        caught_up.push(late.map_or(Duration::ZERO, |at| at - begun));
+        scene.run_for(SETTLING);
+        caught_up.push(scene.swarm.counts.worst_delay_ms);
     }
+    let expected = case.count / 2 * cluster.len() as u64;
+    assert!(cluster.reconnects() >= expected, "{} of {expected} connections were killed", cluster.reconnects());
     caught_up.sort_unstable();
-    let at = |percent: usize| caught_up[(caught_up.len() * percent / 100).min(caught_up.len() - 1)].as_millis();
+    let at = |percent: usize| caught_up[(caught_up.len() * percent / 100).min(caught_up.len() - 1)];
     let figures = format!("caught up p50 {} ms, p99 {} ms, max {} ms", at(50), at(99), at(100));
     Outcome { figures, ..Outcome::of(scene.finish()) }
 }
@@ -78,6 +78,7 @@ pub fn mixed(cluster: &mut Cluster, case: &Case) -> Outcome {
         }
         while Instant::now() < until {
             cut(&mut scene, number.wrapping_mul(31) + rng.u64(..SWEPT_BYTES), &mut rng);
+            nap(&mut scene, &mut rng);
             if rng.u8(..10) == 0 {
                 kill_clients(cluster, if rng.bool() { "pubsub" } else { "normal" });
             }
