@@ -231,6 +231,10 @@ fn one_id_has_the_same_bytes_everywhere() {
 fn one_publication_has_one_id() {
     expect(Kind::StoredTwice, &with_events("0: ab now\n0> open 10\n0> 20\n0> 25=20\n0> 30"));
     expect(Kind::StoredTwice, "?a x\n0: a now\n0> open 1\n0> 10=x\n0> 11=x");
+    // What was lost is stored again when its publisher asks again.
+    let again = "+a 10\n+a 50B=x\n0: a after 10\n0> open resumed 10\n0> 40=x\n0> reset diverged a 10B\n0> 50B=x\n0 dry";
+    expect_clean(&format!("loss @45\n{again}"));
+    assert!(judge(again).violations.contains_key(&Kind::StoredTwice));
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Truth {
         let mut ledger = Ledger::acknowledged(log, &mut note);
         let verdicts: Vec<Verdict> = log.seen.iter().map(|&seen| ledger.settle(seen)).collect();
         let losses = losses(log);
-        let generations = generations(log, &ledger.stored, &losses);
+        let generations = generations(log, &ledger, &losses);
         let mut truth = Truth {
             order: vec![Vec::new(); log.topics.len()],
             sorts: Vec::new(),
@@ -59,6 +59,7 @@ impl Truth {
             generations,
             losses,
         };
+        ledger.store_again(|id| truth.key(id).generation);
         for (&id, &(topic, _)) in &ledger.stored {
             let key = truth.key(id);
             truth.order[topic.0 as usize].push((key, id));
@@ -130,7 +131,11 @@ impl Truth {
                 let (topic, place) = place(id);
                 Sort::Changed(topic, place)
             }
-            Verdict::StoredTwice(topic) => Sort::StoredTwice(topic),
+            Verdict::Again(id, _) if ledger.stored.contains_key(&id) => {
+                let (topic, place) = place(id);
+                Sort::Event(topic, place)
+            }
+            Verdict::Again(_, topic) => Sort::StoredTwice(topic),
             Verdict::Phantom => Sort::Phantom,
         }
     }
@@ -149,7 +154,8 @@ impl Truth {
 enum Verdict {
     Event(Id),
     Changed(Id),
-    StoredTwice(Topic),
+    /// It is known under another id.
+    Again(Id, Topic),
     Phantom,
 }
 
@@ -161,12 +167,20 @@ struct Ledger<'a> {
     stored: HashMap<Id, Stored>,
     /// By the publication's bytes.
     ids: HashMap<u64, Id>,
+    /// Further ids under which a publication came.
+    again: Vec<(Id, Stored)>,
 }
 
 impl<'a> Ledger<'a> {
     /// What publishers were told.
     fn acknowledged(log: &'a Log, note: &mut impl FnMut(Kind, String)) -> Ledger<'a> {
-        let mut ledger = Ledger { log, publications: HashMap::new(), stored: HashMap::new(), ids: HashMap::new() };
+        let mut ledger = Ledger {
+            log,
+            publications: HashMap::new(),
+            stored: HashMap::new(),
+            ids: HashMap::new(),
+            again: Vec::new(),
+        };
         for (place, publication) in log.publications.iter().enumerate() {
             let twice = ledger.publications.insert(publication.hash, place);
             assert!(twice.is_none(), "the harness published the same bytes twice");
@@ -178,6 +192,15 @@ impl<'a> Ledger<'a> {
             }
         }
         ledger
+    }
+
+    /// What a loss took, and its publisher's key with it, may rightly be stored again.
+    fn store_again(&mut self, generation: impl Fn(Id) -> u32) {
+        for (id, stored) in std::mem::take(&mut self.again) {
+            if generation(id) != generation(self.ids[&stored.1]) {
+                self.stored.insert(id, stored);
+            }
+        }
     }
 
     fn store(&mut self, id: Id, topic: Topic, hash: u64) {
@@ -196,7 +219,10 @@ impl<'a> Ledger<'a> {
         }
         let publication = self.publications.get(&hash).map(|&place| self.log.publications[place]);
         match publication {
-            Some(publication) if self.ids.contains_key(&hash) => Verdict::StoredTwice(publication.topic),
+            Some(publication) if self.ids.contains_key(&hash) => {
+                self.again.push((id, (publication.topic, hash)));
+                Verdict::Again(id, publication.topic)
+            }
             Some(publication) if publication.outcome == Outcome::Unknown => {
                 self.store(id, publication.topic, hash);
                 Verdict::Event(id)
@@ -218,14 +244,15 @@ fn generation(losses: &[u64], ms: u64) -> u32 {
 }
 
 /// The generation of each tag: that of the time at which it was first seen.
-fn generations(log: &Log, stored: &HashMap<Id, Stored>, losses: &[u64]) -> HashMap<[u8; 4], u32> {
+fn generations(log: &Log, ledger: &Ledger<'_>, losses: &[u64]) -> HashMap<[u8; 4], u32> {
     let controls = log.controls.iter().filter_map(|control| match control {
         Control::Open { resumed: false, id: Some(id), at_ms, .. } | Control::Reset { id: Some(id), at_ms, .. } => {
             Some((id.tag, *at_ms))
         }
         _ => None,
     });
-    let events = stored.keys().map(|id| (id.tag, id.stamp.ms));
+    let again = ledger.again.iter().map(|(id, _)| id);
+    let events = ledger.stored.keys().chain(again).map(|id| (id.tag, id.stamp.ms));
     let mut since: HashMap<[u8; 4], u64> = HashMap::new();
     for (tag, ms) in events.chain(controls) {
         let first = since.entry(tag).or_insert(ms);
