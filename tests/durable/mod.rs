@@ -11,6 +11,7 @@
 //! | clients are cut at every byte, and resume anywhere | `FANWHEEL_TEST_CUTS` | 400 | 10,000 | no reset |
 //! | `CLIENT KILL` of the nodes' connections | `FANWHEEL_TEST_CLIENT_KILLS` | 6 | 1,000 | no reset |
 //! | Redis crashes and keeps what it acknowledged | `FANWHEEL_TEST_REDIS_KILLS` | 3 | 200 | no reset |
+//! | Redis falls back to what it saved, or forgets all | `FANWHEEL_TEST_LOSSES` | 2 | 200 | one for each |
 //! | nodes crash | `FANWHEEL_TEST_NODE_KILLS` | 3 | 200 | no reset |
 //! | readers come back after a trim | `FANWHEEL_TEST_TRIMS` | 12 | 1,000 | one for each |
 //! | several at once | `FANWHEEL_TEST_MIXED` (seconds) | 4 | 300 | no reset |

@@ -41,6 +41,11 @@ impl Cluster {
         Cluster::start(count, Some(redis))
     }
 
+    /// So many nodes on a Redis that keeps what it is told to save.
+    pub fn on_forgetful_redis(count: usize) -> Cluster {
+        Cluster::start(count, Some(RedisServer::start()))
+    }
+
     /// One node, without a Redis.
     pub fn embedded() -> Cluster {
         Cluster::start(1, None)

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use checker::history::{Cause, Fault};
+
 use super::super::rows::{SWEPT_BYTES, cut, nap};
 use super::super::scene::Scene;
+use super::super::swarm::wall_ms;
 use super::super::{Case, Outcome};
 use super::cluster::Cluster;
 
@@ -51,6 +54,23 @@ fn crash_redis(cluster: &mut Cluster, scene: &mut Scene, rng: &mut fastrand::Rng
     cluster.redis().kill();
     scene.run_for(Duration::from_millis(rng.u64(0..300)));
     cluster.redis().resume();
+}
+
+/// Redis falls back to what it had saved, or forgets everything: whoever is concerned is told once.
+pub fn losses(cluster: &mut Cluster, case: &Case) -> Outcome {
+    let mut scene = case.start(&cluster.nodes);
+    for (number, mut rng) in case.faults() {
+        cluster.redis().client().command(&[b"SAVE"]);
+        scene.let_flow(20, 20);
+        scene.handle_fault(Fault { cause: Cause::Loss, topics: None, begun_ms: wall_ms(), ended_ms: u64::MAX });
+        if number % 2 == 0 {
+            crash_redis(cluster, &mut scene, &mut rng);
+        } else {
+            cluster.redis().client().command(&[b"FLUSHALL"]);
+        }
+        scene.let_flow(20, 20);
+    }
+    Outcome { resets: Some(case.count), ..Outcome::of(scene.finish()) }
 }
 
 /// Nodes crash, one after the other; their clients go elsewhere.

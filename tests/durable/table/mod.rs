@@ -5,6 +5,7 @@ mod crashes;
 mod depth;
 
 use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::{Case, Outcome, rows};
 use cluster::Cluster;
@@ -14,12 +15,16 @@ fn run(row: &str, usual: u64, play: impl FnOnce(&Case) -> Outcome) {
     let asked = number(&format!("FANWHEEL_TEST_{row}"));
     let (seed, start) = (number("FANWHEEL_TEST_SEED").unwrap_or(1), number("FANWHEEL_TEST_START").unwrap_or(0));
     let case = Case { seed, start, count: asked.unwrap_or(usual), full: asked.is_some() };
-    let outcome = play(&case);
-    println!("{row} {case:?}: {}{}", outcome.report, outcome.figures);
-    let violations = outcome.violations();
+    let outcome = catch_unwind(AssertUnwindSafe(|| play(&case)));
+    let (violations, figures) = match &outcome {
+        Ok(outcome) => (outcome.violations(), &*outcome.figures),
+        Err(_) => (1, "it did not end"),
+    };
     if let Ok(file) = std::env::var("FANWHEEL_TEST_RECORD") {
-        record(&file, &format!("{} {row} {seed} {start} {} {violations} {}", commit(), case.count, outcome.figures));
+        record(&file, &format!("{} {row} {seed} {start} {} {violations} {figures}", commit(), case.count));
     }
+    let outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
+    println!("{row} {case:?}: {}{}", outcome.report, outcome.figures);
     assert!(violations == 0, "{violations} violations: {outcome:?}");
 }
 
@@ -56,6 +61,11 @@ fn connections_that_redis_kills_cost_nothing() {
 #[test]
 fn a_redis_that_crashes_and_keeps_its_word_costs_nothing() {
     run("REDIS_KILLS", 3, |case| crashes::redis_kills(&mut Cluster::on_redis(3), case));
+}
+
+#[test]
+fn a_redis_that_falls_back_or_forgets_is_told_once() {
+    run("LOSSES", 2, |case| crashes::losses(&mut Cluster::on_forgetful_redis(3), case));
 }
 
 #[test]
