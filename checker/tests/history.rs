@@ -420,6 +420,14 @@ fn what_a_fall_back_lost_is_told_at_its_place_or_late() {
 }
 
 #[test]
+fn one_loss_is_not_told_by_another() {
+    let events = format!("{FALLEN_BACK}loss @55\n+a 60C\n+a 70C\n");
+    let reads = "0: a after 10\n0> open resumed 10\n0> 30\n0> 50B\n0> reset epoch a 60C\n0> 70C\n0 dry";
+    expect(Kind::Lost, &format!("{events}{reads}"));
+    expect_clean(&format!("{events}{}", reads.replace("0> 50B", "0> reset diverged a 30B\n0> 50B")));
+}
+
+#[test]
 fn an_event_of_a_history_that_is_over_is_stale() {
     let stale = "0: a after 10\n0> open resumed 10\n0> 30\n0> reset diverged a 30B\n0> 50B\n0> 40";
     expect(Kind::Stale, &format!("{FALLEN_BACK}{stale}"));

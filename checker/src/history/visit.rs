@@ -299,7 +299,8 @@ impl<'v, 'l> Visit<'v, 'l> {
                 self.life.violate(kind, || format!("nothing of {name} is missing up to {at}"));
             }
             self.life.expect_retained(topic, to, at_ms);
-        } else {
+        } else if reason == Reason::Diverged {
+            // It alone may come late: nothing is left of what an epoch ends.
             let before = self.life.late.len();
             self.life.late.retain(|&(late, _)| late != topic);
             self.life.report.told += (before - self.life.late.len()) as u64;
