@@ -12,6 +12,9 @@ use crate::common::PATIENCE;
 /// How long nothing is looked at, at most.
 const TURN: Duration = Duration::from_millis(5);
 
+/// Events that are there before the first reader.
+const EARLIER: u64 = 60;
+
 /// See the module.
 pub struct Scene {
     pub swarm: Swarm,
@@ -19,18 +22,24 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Readers of one to `most` of the plan's topics each; it goes on when all their streams are open.
+    /// Readers of one to `most` of the plan's topics each. They open their streams on a history that is there and
+    /// does not grow; then it goes on.
     pub fn start(nodes: &Nodes, plan: &Plan, readers: usize, most: usize) -> Scene {
         let mut rng = fastrand::Rng::with_seed(plan.seed);
-        let mut swarm = Swarm::new(&plan.topics, Arc::clone(nodes), plan.seed);
+        let swarm = Swarm::new(&plan.topics, Arc::clone(nodes), plan.seed);
+        let earlier = Plan { seed: !plan.seed, ..plan.clone() };
+        let mut scene = Scene { swarm, publisher: Publisher::start(nodes, &earlier) };
+        scene.run_until("a history", |scene| scene.publisher.stored() >= EARLIER);
+        scene.publisher.end();
+        scene.run_until("publishers to settle what they have", |scene| scene.publisher.has_ended());
+        scene.turn();
         for _ in 0..readers {
             let count = rng.usize(1..=most.min(plan.topics.len()));
             let first = [Position::Now, Position::Now, Position::Earliest, Position::Last(5)][rng.usize(..4)];
-            swarm.add(&rng.choose_multiple(plan.topics.iter().cloned(), count), first);
+            scene.swarm.add(&rng.choose_multiple(plan.topics.iter().cloned(), count), first);
         }
-        let publisher = Publisher::start(nodes, plan);
-        let mut scene = Scene { swarm, publisher };
         scene.run_until("all streams to be open", |scene| scene.swarm.open() == readers);
+        scene.publisher = Publisher::start(nodes, plan);
         scene
     }
 

@@ -60,17 +60,30 @@ fn crash_redis(cluster: &mut Cluster, scene: &mut Scene, rng: &mut fastrand::Rng
 pub fn losses(cluster: &mut Cluster, case: &Case) -> Outcome {
     let mut scene = case.start(&cluster.nodes);
     for (number, mut rng) in case.faults() {
+        // Some are away from before what is saved, some from behind it, and all of them miss something that is lost.
+        rest(&mut scene, &mut rng, 1_000..1_500);
+        scene.let_flow(20, 20);
         cluster.redis().client().command(&[b"SAVE"]);
         scene.let_flow(20, 20);
+        rest(&mut scene, &mut rng, 500..1_000);
+        scene.run_for(Duration::from_millis(200));
         scene.handle_fault(Fault { cause: Cause::Loss, topics: None, begun_ms: wall_ms(), ended_ms: u64::MAX });
         if number % 2 == 0 {
             crash_redis(cluster, &mut scene, &mut rng);
         } else {
             cluster.redis().client().command(&[b"FLUSHALL"]);
         }
+        scene.run_for(Duration::from_millis(1_000));
         scene.let_flow(20, 20);
     }
     Outcome { resets: Some(case.count), ..Outcome::of(scene.finish()) }
+}
+
+fn rest(scene: &mut Scene, rng: &mut fastrand::Rng, ms: std::ops::Range<u64>) {
+    for _ in 0..4 {
+        let number = rng.usize(..scene.swarm.len());
+        scene.swarm.rest(number, Duration::from_millis(rng.u64(ms.clone())));
+    }
 }
 
 /// Nodes crash, one after the other; their clients go elsewhere.
