@@ -19,10 +19,11 @@
 //!
 //! The first and the trims also run without Redis, as `FANWHEEL_TEST_CUTS_EMBEDDED` and `…_TRIMS_EMBEDDED`.
 //! With its variable set a row runs so often with 2,000 readers, 50 topics and 500 events a second, without it with
-//! a few. Readers follow one to four topics. `FANWHEEL_TEST_SEED` decides which, and each fault;
-//! `FANWHEEL_TEST_START` is the first fault's number. `FANWHEEL_TEST_RECORD` names a file that gets a line per row:
-//! commit, row, seed, start, number of faults, violations, figures. `FANWHEEL_TEST_MUTANT` plants a fault in every
-//! node (`src/mutant.rs`): the rows it concerns must fail.
+//! a few; that is for `cargo test --release`, and a machine that has the cores. Readers follow one to four topics.
+//! `FANWHEEL_TEST_SEED` decides which, and each fault; `FANWHEEL_TEST_START` is the first fault's number.
+//! `FANWHEEL_TEST_RECORD` names a file that gets a line per row: commit, row, seed, start, number of faults,
+//! violations, figures. `FANWHEEL_TEST_MUTANT` plants a fault in every node (`src/mutant.rs`): the rows it concerns
+//! must fail.
 
 mod decode;
 mod fake;
