@@ -4,7 +4,8 @@
 //! could have one before it; so items leave in the order of their numbers, whatever order pages come in.
 //!
 //! A loss shows where an event does not follow the last one reached, or where nothing came although the topic's index
-//! is further on.
+//! is further on. It is told before the next event of *any* topic, not behind those that are older than what shows it:
+//! whoever were cut in between could find on another node an older page on which nothing is missing any more.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
@@ -30,6 +31,8 @@ const REPAIR_PAGE_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 10;
 #[derive(Debug)]
 pub(super) struct CatchUp {
     pub(super) number: u64,
+    /// The watermark when it began.
+    from: Stamp,
     pub(super) upto: Stamp,
     pub(super) topics: Vec<Behind>,
     /// The next item of each topic that has one here: an event, or a loss.
@@ -49,8 +52,10 @@ pub(super) enum Item {
 #[derive(Debug)]
 pub(super) struct Behind {
     pub(super) key: Key,
-    /// The last event taken from the pages so far.
-    pub(super) reached: Held,
+    /// Nothing of it is missing up to here.
+    pub(super) reached: Stamp,
+    /// True exactly when there is something at or below `reached` that was never ingested.
+    missed: bool,
     /// Read and not ingested.
     pub(super) events: VecDeque<Arc<Event>>,
     /// Everything up to here was read.
@@ -62,10 +67,34 @@ pub(super) struct Behind {
 impl CatchUp {
     /// Reads of these topics, each with the last event it holds, what lies between the two numbers.
     pub(super) fn begin(number: u64, from: Stamp, upto: Stamp, behind: Vec<(Key, Held)>) -> CatchUp {
-        let topic = |(key, reached)| Behind { key, reached, events: VecDeque::new(), known: from, last: Stamp::ZERO };
+        let topic = |(key, held): (Key, Held)| Behind {
+            key,
+            reached: from.max(held.upto),
+            missed: false,
+            events: VecDeque::new(),
+            // Where the last event held is known, whatever follows it is read: there must be nothing up to the watermark.
+            known: if held.exact { held.upto } else { from.max(held.upto) },
+            last: Stamp::ZERO,
+        };
         let topics: Vec<Behind> = behind.into_iter().map(topic).collect();
-        let open = (0..topics.len()).map(|index| (from, index)).collect();
-        CatchUp { number, upto, topics, items: BinaryHeap::new(), open }
+        let open = topics.iter().enumerate().map(|(index, behind)| (behind.known.max(from), index)).collect();
+        CatchUp { number, from, upto, topics, items: BinaryHeap::new(), open }
+    }
+
+    /// Up to where events of a topic are gone.
+    fn lost(&self, index: usize) -> Stamp {
+        let behind = &self.topics[index];
+        let before = behind.events.front().and_then(|event| event.stored).map_or(behind.last, |next| next.prev);
+        before.max(behind.reached)
+    }
+
+    /// Where a loss is told that stands before everything else: as far on as it reaches, but ahead of the next event.
+    pub(super) fn place_of_loss(&self, index: usize) -> Stamp {
+        let lost = self.lost(index);
+        let fronts = self.topics.iter().filter_map(|behind| behind.events.front()?.stored);
+        let open = self.open.first().map(|&(known, _)| known);
+        let next = fronts.map(|next| next.id.stamp.before()).chain(open).min();
+        next.map_or(lost, |next| next.min(lost))
     }
 
     /// The next item, if nothing can come before it any more.
@@ -74,19 +103,23 @@ impl CatchUp {
         if planted!("topic-by-topic") {
             limit = self.upto;
         }
-        self.items.peek().map(|Reverse(item)| *item).filter(|(stamp, ..)| *stamp <= limit)
+        let next = self.items.peek().map(|Reverse(item)| *item);
+        // How far a loss reaches is known when it is known what comes next.
+        next.filter(|&(stamp, item, _)| {
+            stamp < limit || stamp == limit && (item == Item::Event || self.open.is_empty())
+        })
     }
 
     /// A topic is gone.
     pub(super) fn leave_out(&mut self, index: usize) {
-        self.open.remove(&(self.topics[index].known, index));
+        self.open.remove(&(self.topics[index].known.max(self.from), index));
     }
 
     /// Takes the next piece of a topic.
     pub(super) fn take_page(&mut self, index: usize, page: Page) {
-        let upto = self.upto;
+        let (from, upto) = (self.from, self.upto);
         let behind = &mut self.topics[index];
-        self.open.remove(&(behind.known, index));
+        self.open.remove(&(behind.known.max(from), index));
         let before = behind.known;
         let mut is_whole = !page.more;
         let mut beyond = None;
@@ -103,6 +136,10 @@ impl CatchUp {
                 break;
             }
             behind.known = stored.id.stamp;
+            if stored.id.stamp <= behind.reached {
+                behind.missed = true;
+                continue;
+            }
             behind.events.push_back(event);
         }
         if is_whole || behind.known == before {
@@ -110,7 +147,7 @@ impl CatchUp {
             behind.last = beyond.unwrap_or(behind.last);
             behind.known = upto;
         } else {
-            self.open.insert((behind.known, index));
+            self.open.insert((behind.known.max(from), index));
         }
         if was_empty {
             self.show_next(index);
@@ -122,13 +159,12 @@ impl CatchUp {
         let behind = &self.topics[index];
         let next = behind.events.front().and_then(|event| event.stored);
         let item = match next {
-            Some(stored) if stored.prev > behind.reached.upto && !planted!("no-loss") => {
-                Some((stored.prev, Item::Loss))
-            }
+            _ if behind.missed => Some((behind.reached, Item::Loss)),
+            Some(stored) if stored.prev > behind.reached && !planted!("no-loss") => Some((behind.reached, Item::Loss)),
             Some(stored) => Some((stored.id.stamp, Item::Event)),
             None if behind.known == self.upto => {
-                let is_lost = behind.last > behind.reached.upto && behind.last <= self.upto;
-                is_lost.then_some((behind.last, Item::Loss))
+                let is_lost = behind.last > behind.reached && behind.last <= self.upto;
+                is_lost.then_some((behind.reached, Item::Loss))
             }
             None => None,
         };
@@ -144,15 +180,16 @@ impl CatchUp {
         match item {
             Item::Loss => {
                 let next = behind.events.front().and_then(|event| event.stored);
-                behind.reached.upto = next.map_or(behind.last, |stored| stored.prev);
+                behind.missed = false;
+                behind.reached = behind.reached.max(next.map_or(behind.last.min(self.upto), |stored| stored.prev));
             }
             Item::Event => {
                 if let Some(stored) = behind.events.pop_front().and_then(|event| event.stored) {
-                    behind.reached.upto = stored.id.stamp;
+                    behind.reached = stored.id.stamp;
                 }
             }
         }
-        let wants_more = behind.events.is_empty() && self.open.contains(&(behind.known, index));
+        let wants_more = behind.events.is_empty() && self.open.contains(&(behind.known.max(self.from), index));
         self.show_next(index);
         wants_more
     }
@@ -247,11 +284,15 @@ impl<P> Shard<P> {
         let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &mut self.partition.hold else {
             return Progress::Waits;
         };
-        let Some((stamp, item, index)) = catch_up.next() else {
+        let Some((_, item, index)) = catch_up.next() else {
             if !catch_up.open.is_empty() {
                 return Progress::Waits;
             }
             let upto = catch_up.upto;
+            let tag = self.partition.chain().position_at(upto).tag;
+            if !self.pass_losses(sink, tag) {
+                return Progress::NeedsSweep;
+            }
             self.partition.watermark = upto.max(self.partition.watermark);
             if let Some(hold) = &mut self.partition.hold {
                 hold.stage = Stage::Releasing;
@@ -266,11 +307,15 @@ impl<P> Shard<P> {
                 if !self.run.is_empty() {
                     return Progress::NeedsSweep;
                 }
-                self.tell_trimmed(sink, key, stamp);
+                let (lost, place) = (catch_up.lost(index), catch_up.place_of_loss(index));
+                self.tell_trimmed(sink, key, lost, place);
             }
             Item::Event if is_here => {
                 let Some(event) = behind.events.front().cloned() else { return Progress::Waits };
                 let Some(stored) = event.stored else { return Progress::Waits };
+                if !self.pass_losses(sink, stored.id.tag) {
+                    return Progress::NeedsSweep;
+                }
                 if self.append_durable(sink, key, event, stored).is_err() {
                     return Progress::NeedsSweep;
                 }
@@ -383,7 +428,8 @@ mod tests {
                 if shows
                     && let Some(last) = topic.iter().rfind(|(number, _, here)| missed(*number) && !here)
                 {
-                    expected.push((last.0, Item::Loss, index));
+                    assert!(last.0 > from);
+                    expected.push((from, Item::Loss, index));
                 }
                 let here = topic.iter().filter(|(number, _, here)| missed(*number) && *here);
                 expected.extend(here.map(|(number, ..)| (*number, Item::Event, index)));

@@ -214,6 +214,8 @@ pub struct Place {
     pub fresh: bool,
     /// True exactly when a barrier has passed since it came.
     pub tried: bool,
+    /// True exactly when it has passed a place at which events were found to be lost only later, and was not told.
+    pub lost: bool,
     /// Answers it waits for.
     pub awaited: u32,
 }
@@ -224,7 +226,7 @@ impl Place {
     pub fn of(wants: Position) -> Place {
         let nowhere = EventId { stamp: Stamp::ZERO, tag: Tag::NONE };
         let at = if let Position::After(id) = wants { id } else { nowhere };
-        Place { at, wants, fresh: false, tried: false, awaited: 0 }
+        Place { at, wants, fresh: false, tried: false, lost: false, awaited: 0 }
     }
 
     /// Of an open stream that stands at `at`.

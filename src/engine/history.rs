@@ -84,6 +84,21 @@ impl Chain {
         EventId { stamp, tag: fence.map_or(self.tag, |fence| fence.tag) }
     }
 
+    /// The position of a shard that has got to a number: under the tag that holds from there on.
+    #[must_use]
+    pub fn position_at(&self, stamp: Stamp) -> EventId {
+        let fence = self.fences.iter().find(|fence| stamp < fence.last);
+        EventId { stamp, tag: fence.map_or(self.tag, |fence| fence.tag) }
+    }
+
+    /// True exactly when an event of this id can be part of this history. Of incarnations that were forgotten nothing is
+    /// known but that they are old.
+    #[must_use]
+    pub fn has(&self, id: EventId) -> bool {
+        let is_forgotten = || self.fences.len() == FENCES_MAX && id.stamp <= self.fences[0].last;
+        self.id_of(id.stamp) == id || !self.knows(id.tag) && is_forgotten()
+    }
+
     /// True exactly when the incarnation is known.
     #[must_use]
     pub fn knows(&self, tag: Tag) -> bool {

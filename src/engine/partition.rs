@@ -38,8 +38,6 @@ pub(super) struct Partition {
     pub(super) held_back: Vec<ConnId>,
     /// An incarnation that was met and which the marker after it did not know.
     pub(super) strange: Option<Tag>,
-    /// The incarnation behind whose fence this shard's streams were told that they had gone too far.
-    pub(super) fell_back: Option<Tag>,
     /// The incarnation of which all nodes are to be told that it has lost something.
     pub(super) lossy: Option<Tag>,
     /// Topics with a tail, in the order in which these were read.
@@ -86,7 +84,6 @@ impl Default for Partition {
             behind_tails: Vec::new(),
             held_back: Vec::new(),
             strange: None,
-            fell_back: None,
             lossy: None,
             tails: VecDeque::new(),
             repairs: 0,
@@ -108,7 +105,7 @@ impl Partition {
 
     /// The watermark, as a position.
     pub(super) fn position(&self) -> EventId {
-        EventId { stamp: self.watermark, tag: self.chain.as_ref().map_or(Tag::NONE, |chain| chain.tag) }
+        self.chain().position_at(self.watermark)
     }
 
     pub(super) fn is_holding(&self) -> bool {
@@ -123,6 +120,11 @@ impl Partition {
     /// The reader is served when the next tails have come.
     pub(super) fn await_tails(&mut self, id: ConnId) {
         self.behind_tails.push(id);
+    }
+
+    /// The reader is served when more is known: at the end of the hold, or behind a marker.
+    pub(super) fn await_news(&mut self, id: ConnId) {
+        if self.is_holding() { self.await_release(id) } else { self.await_marker(id) }
     }
 
     /// The reader is served when a marker has come that is asked for from now on.

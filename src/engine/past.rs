@@ -33,10 +33,11 @@ pub struct Held {
 }
 
 impl Held {
-    /// True exactly when nothing is missing between this and an event whose predecessor is `prev`.
+    /// True exactly when nothing is missing between this and an event whose predecessor is `prev`, in a shard that has
+    /// ingested everything up to `watermark`.
     #[must_use]
-    pub fn is_followed_by(self, prev: Stamp) -> bool {
-        if self.exact { prev == self.upto } else { prev <= self.upto }
+    pub fn is_followed_by(self, prev: Stamp, watermark: Stamp) -> bool {
+        if self.exact { prev == self.upto } else { prev <= watermark.max(self.upto) }
     }
 }
 
@@ -211,10 +212,11 @@ mod tests {
     fn a_tail_lowers_the_floor_and_tells_what_was_held() {
         let budget = ByteBudget::default();
         let mut past = settled(10);
-        assert!(past.held.is_followed_by(at(9)) && !past.held.is_followed_by(at(11)));
+        assert!(past.held.is_followed_by(at(9), at(10)) && !past.held.is_followed_by(at(11), at(10)));
+        assert!(past.held.is_followed_by(at(11), at(12)), "the index had forgotten it");
         assert!(past.take_tail(at(10), page(&[(5, 3), (7, 5)], 7), &budget));
         assert_eq!((past.floor(), past.held), (at(3), Held { upto: at(7), exact: true }));
-        assert!(past.held.is_followed_by(at(7)) && !past.held.is_followed_by(at(5)));
+        assert!(past.held.is_followed_by(at(7), at(20)) && !past.held.is_followed_by(at(5), at(20)));
         let log = Log::new(0);
         assert_eq!([3, 4, 5, 6, 7, 8].map(|ms| past.position_after(&log, at(ms))), [0, 0, 1, 1, 2, 2]);
         assert!(past.drop_tail() && !past.drop_tail());

@@ -25,7 +25,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::engine::conn::{Conn, ConnId, Flags};
-use crate::engine::history::{Answer, Answered, Chain, Marker, Read, Verdict};
+use crate::engine::history::{Answer, Answered, Chain, Marker, Page, Read, Verdict};
 use crate::engine::pages::Purpose;
 use crate::engine::partition::{Hold, Stage};
 use crate::engine::past::{Held, Past, TAIL_BYTES_MAX, TAIL_EVENTS_MAX};
@@ -33,7 +33,7 @@ use crate::engine::registry::Subscription;
 use crate::engine::shard::Shard;
 use crate::engine::slab::Key;
 use crate::engine::{Inbound, Ingested, Sink};
-use crate::event::{Event, EventId, Stamp, Stored};
+use crate::event::{Event, EventId, Stamp, Stored, Tag};
 use crate::frame::sse::{self, ResetReason};
 use crate::topic::Topic;
 
@@ -139,8 +139,9 @@ impl<P> Shard<P> {
             self.counters.events_unwanted += 1;
             return Ok(());
         };
+        let watermark = self.partition.watermark;
         let past = self.topics.at(key.slot).past.as_ref().expect("it is durable");
-        if !past.held.is_followed_by(stored.prev) && !planted!("no-prev") {
+        if !past.held.is_followed_by(stored.prev, watermark) && !planted!("no-prev") {
             self.partition.hold_at(Stage::Barrier);
             return Ok(());
         }
@@ -176,7 +177,7 @@ impl<P> Shard<P> {
             // Of another question: what is being done does not need it.
             Some(_) => return true,
         };
-        let is_other = self.partition.chain.as_ref().is_none_or(|chain| chain.tag != marker.chain.tag)
+        let is_other = self.partition.chain.as_ref().is_none_or(|chain| *chain != marker.chain)
             || marker.last < self.partition.watermark;
         if (is_held || is_other) && !self.run.is_empty() {
             return false;
@@ -186,6 +187,7 @@ impl<P> Shard<P> {
             self.take_chain(sink, marker);
         } else {
             self.partition.chain = Some(Arc::clone(&marker.chain));
+            self.tell_losses(sink);
         }
         if self.partition.strange.is_some_and(|tag| marker.chain.knows(tag)) {
             self.partition.strange = None;
@@ -251,6 +253,9 @@ impl<P> Shard<P> {
             return;
         };
         let here = EventId { stamp: self.partition.watermark, tag: before.tag };
+        if before.tag != marker.chain.tag {
+            self.note_crossing(before.tag);
+        }
         if planted!("fence-ignored") {
             return;
         }
@@ -258,7 +263,6 @@ impl<P> Shard<P> {
             Verdict::Honoured => {}
             Verdict::Diverged(fence) => {
                 if before.tag != marker.chain.tag {
-                    self.partition.fell_back = Some(before.tag);
                     self.partition.lossy = Some(before.tag);
                 }
                 self.fall_back(sink, fence, ResetReason::Diverged);
@@ -268,6 +272,7 @@ impl<P> Shard<P> {
                 self.fall_back(sink, here, ResetReason::Epoch);
             }
         }
+        self.tell_losses(sink);
     }
 
     /// What the shard holds beyond `to` is no longer part of the history.
@@ -332,6 +337,9 @@ impl<P> Shard<P> {
         let block = sse::reset(reason, topics.iter(), Some(at));
         let bytes = block.bytes(conn.form).to_vec();
         self.count_reset(reason);
+        if reason != ResetReason::Trimmed {
+            self.crossed.remove(&id.slot);
+        }
         self.say(sink, id, &bytes);
         if let Some(place) = self.places.get_mut(&id.slot) {
             place.at = at;
@@ -342,32 +350,86 @@ impl<P> Shard<P> {
     pub(super) fn handle_chain<S: Sink<Port = P>>(&mut self, sink: &mut S, chain: &Chain) -> bool {
         let Some(known) = &self.partition.chain else { return true };
         let mut next = Chain::clone(known);
-        for fence in &mut next.fences {
-            fence.lossy |= chain.fences.iter().any(|told| told.tag == fence.tag && told.lossy);
+        let mut is_other = false;
+        for told in chain.fences.iter().filter(|told| told.lossy) {
+            match next.fences.iter_mut().find(|fence| (fence.tag, fence.last) == (told.tag, told.last)) {
+                Some(fence) => fence.lossy = true,
+                None => is_other = true,
+            }
         }
+        // Of fences this shard has not heard of it learns with a marker.
+        self.partition.wants_barrier |= is_other;
         if next == **known {
             return true;
         }
         if !self.run.is_empty() {
             return false;
         }
-        let last = next.fences.iter().rev().find(|fence| fence.lossy).map(|fence| fence.tag);
         self.partition.chain = Some(Arc::new(next));
-        if last == self.partition.fell_back {
-            return true;
-        }
-        let here = self.partition.position();
-        for id in self.ready_durable() {
-            let topics = self.durable_topics(id);
-            self.tell(sink, id, ResetReason::Diverged, &topics, here);
-        }
+        self.tell_losses(sink);
         true
+    }
+
+    /// The shard goes on to an event of incarnation `to`: if events are known to be lost on the way its streams are
+    /// told there. False when a sweep must come first.
+    pub(super) fn pass_losses<S: Sink<Port = P>>(&mut self, sink: &mut S, to: Tag) -> bool {
+        let chain = self.partition.chain();
+        let from = chain.id_of(self.partition.watermark).tag;
+        let Some(lost) = chain.loss_between(from, to) else { return true };
+        if !self.run.is_empty() {
+            return false;
+        }
+        self.partition.watermark = lost.stamp.max(self.partition.watermark);
+        self.tell_losses(sink);
+        true
+    }
+
+    /// Tells the streams that have passed a place at which events are known to be lost, and were not told.
+    fn tell_losses<S: Sink<Port = P>>(&mut self, sink: &mut S) {
+        let chain = self.partition.chain();
+        let here = self.partition.position();
+        let crossed: Vec<(u32, Tag)> = self.crossed.iter().map(|(&slot, &tag)| (slot, tag)).collect();
+        for (slot, tag) in crossed {
+            let Some(id) = self.conns.key_at(slot) else { continue };
+            if chain.loss_between(tag, chain.tag).is_none() {
+                continue;
+            }
+            if let Some(place) = self.places.get_mut(&slot) {
+                // It is told when it is served: on its way, or where it stands if it has passed there.
+                place.lost |= chain.loss_between(place.at.tag, chain.tag).is_none();
+            } else if chain.loss_between(tag, here.tag).is_some() && self.conns.get(id).is_some_and(Conn::is_ready) {
+                let topics = self.durable_topics(id);
+                self.tell(sink, id, ResetReason::Diverged, &topics, here);
+            }
+        }
+    }
+
+    /// The current incarnation is another: open streams that go on have passed from one into the other.
+    fn note_crossing(&mut self, from: Tag) {
+        for slot in 0..self.conns.slots() {
+            let Some(id) = self.conns.key_at(slot) else { continue };
+            let flags = self.conns.get(id).expect("just found").flags;
+            if flags.has(Flags::DURABLE) && flags.has(Flags::OPENED) {
+                self.crossed.entry(slot).or_insert(from);
+            }
+        }
     }
 
     /// Takes what was read of the past.
     pub fn handle_answer<S: Sink<Port = P>>(&mut self, _sink: &mut S, answered: Answered) {
         let Some(asked) = self.partition.pages.handle_answer(answered.number) else { return };
-        let is_current = self.partition.pages.is_current(asked.era);
+        let mut is_current = self.partition.pages.is_current(asked.era);
+        if is_current
+            && let Answer::Pages(pages) = &answered.answer
+            && !pages.iter().all(|page| self.is_of_this_history(page, asked.upto))
+        {
+            // The history has changed, and this shard has yet to hear of it.
+            is_current = false;
+            let is_ours = matches!(asked.purpose, Purpose::Repair(number, _) if self.partition.repairs == number);
+            if is_ours || !self.partition.is_holding() {
+                self.partition.hold_at(Stage::Barrier);
+            }
+        }
         if matches!(asked.purpose, Purpose::Tails(..)) {
             for id in std::mem::take(&mut self.partition.behind_tails) {
                 self.enqueue_if_open(id);
@@ -382,7 +444,7 @@ impl<P> Shard<P> {
                     } else {
                         self.partition.pages.stop_waiting(&topic, after)
                     };
-                    readers.into_iter().for_each(|id| self.handle_arrival(id));
+                    readers.into_iter().for_each(|id| self.handle_arrival(id, is_current));
                 }
             }
             (Purpose::Tails(upto, keys), Answer::Pages(pages)) if is_current => {
@@ -395,13 +457,28 @@ impl<P> Shard<P> {
             }
             (Purpose::Tails(..), _) => {}
             (Purpose::Start(id), Answer::Start(start)) => self.handle_start(id, is_current.then_some(start)),
-            (Purpose::Repair(number, indices), Answer::Pages(pages)) => self.take_missed(number, indices, pages),
+            (Purpose::Repair(number, indices), Answer::Pages(pages)) if is_current => {
+                self.take_missed(number, indices, pages);
+            }
             _ => {}
         }
     }
 
-    /// Events of a topic up to `last` are no longer retained, and its streams have not seen them.
-    pub(super) fn tell_trimmed<S: Sink<Port = P>>(&mut self, sink: &mut S, key: Key, last: Stamp) {
+    /// True exactly when a page can be of the history as this shard knows it. `upto` was the watermark when it was asked for.
+    fn is_of_this_history(&mut self, page: &Page, upto: Stamp) -> bool {
+        let chain = self.partition.chain();
+        let is_ours = |stored: Stored| chain.knows(stored.id.tag) && stored.id.stamp > upto || chain.has(stored.id);
+        if !page.events.iter().filter_map(|event| event.stored).all(is_ours) {
+            return false;
+        }
+        let key = self.topics.find(&page.topic);
+        let past = key.and_then(|key| self.topics.get(key)).and_then(|topic| topic.past.as_ref());
+        past.is_none_or(|past| !past.held.exact || past.held.upto > upto || page.last >= past.held.upto)
+    }
+
+    /// Events of a topic up to `last` are no longer retained, and its streams have not seen them. `place` lies before
+    /// everything they have yet to be handed.
+    pub(super) fn tell_trimmed<S: Sink<Port = P>>(&mut self, sink: &mut S, key: Key, last: Stamp, place: Stamp) {
         debug_assert!(self.run.is_empty(), "everybody was offered what came before");
         let ready: Vec<ConnId> = {
             let members: Vec<u32> = self.topics.at(key.slot).members.iter().collect();
@@ -417,8 +494,8 @@ impl<P> Shard<P> {
             past.begin_after(last);
         }
         self.topics.drop_log(key.slot, seq);
-        self.partition.watermark = last.max(self.partition.watermark);
-        let at = self.partition.chain().id_of(last);
+        self.partition.watermark = place.max(self.partition.watermark);
+        let at = self.partition.position();
         for &id in &ready {
             self.conns.at(id.slot).expect("just found").cursor = seq;
         }

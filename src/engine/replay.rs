@@ -82,7 +82,10 @@ struct Item {
 enum What {
     Open,
     Reset(ResetReason),
-    Event(Rc<Frame>),
+    /// Events of this topic are gone up to here.
+    Trimmed(u32, Stamp),
+    /// An event of this topic.
+    Event(u32, Rc<Frame>),
 }
 
 /// Where the heads of a reader's topics lie, and up to where they are known.
@@ -90,6 +93,8 @@ enum Heads {
     Found(Vec<Head>, Stamp),
     /// Pages of these topics are needed first.
     Missing(Vec<Topic>),
+    /// Something is gone, and whether this reader has missed it will be seen when its shard has got there.
+    Unclear,
 }
 
 impl Writing {
@@ -173,7 +178,7 @@ impl<P> Shard<P> {
         let conn = self.conns.get(id).expect("the caller has it");
         let (cursor, only) = (conn.cursor, conn.sub.topic);
         let chain = self.partition.chain();
-        if chain.loss_between(place.at.tag, chain.tag).is_some() {
+        if place.lost || chain.loss_between(place.at.tag, chain.tag).is_some() {
             return true;
         }
         let topics = &mut self.topics;
@@ -223,8 +228,10 @@ impl<P> Shard<P> {
         let mut writing = Writing { form, bytes: Vec::new(), items: Vec::new(), reached: place.at, fresh: place.fresh };
         self.judge(id, place, &chain, upto, &mut writing);
         let heads = self.heads(id, writing.reached.stamp, upto, place.fresh);
+        let is_unclear = matches!(heads, Heads::Unclear);
         let (missing, finished) = match heads {
             Heads::Missing(topics) => (topics, false),
+            Heads::Unclear => (Vec::new(), false),
             Heads::Found(heads, limit) => {
                 let done = self.merge(id, heads, limit, &chain, &mut writing);
                 (Vec::new(), done && limit == upto)
@@ -240,6 +247,10 @@ impl<P> Shard<P> {
         if !missing.is_empty() {
             let awaited = self.partition.pages.await_pages(id, missing, at, upto);
             self.set_place(id, |place| place.awaited = u32::try_from(awaited).expect("bounded by its topics"));
+            return false;
+        }
+        if is_unclear {
+            self.partition.await_news(id);
             return false;
         }
         if !finished {
@@ -263,11 +274,12 @@ impl<P> Shard<P> {
             writing.reached = place.at;
         }
         match verdict {
+            Verdict::Honoured if place.lost => self.write_reset(id, ResetReason::Diverged, place.at, writing),
             Verdict::Honoured => {}
-            Verdict::Diverged(fence) => self.write_reset(id, ResetReason::Diverged, None, fence, writing),
+            Verdict::Diverged(fence) => self.write_reset(id, ResetReason::Diverged, fence, writing),
             Verdict::Unknown => {
                 let here = self.partition.position();
-                self.write_reset(id, ResetReason::Epoch, None, here, writing);
+                self.write_reset(id, ResetReason::Epoch, here, writing);
             }
         }
     }
@@ -278,12 +290,9 @@ impl<P> Shard<P> {
         writing.put(block.bytes(writing.form), What::Open, reached);
     }
 
-    /// Without a topic it concerns all durable ones.
-    fn write_reset(&mut self, id: ConnId, reason: ResetReason, topic: Option<u32>, at: EventId, writing: &mut Writing) {
-        let topics = match topic {
-            Some(slot) => vec![self.topics.at(slot).name.clone()],
-            None => self.durable_topics(id),
-        };
+    /// Concerns all of the stream's durable topics.
+    fn write_reset(&mut self, id: ConnId, reason: ResetReason, at: EventId, writing: &mut Writing) {
+        let topics = self.durable_topics(id);
         let block = sse::reset(reason, topics.iter(), Some(at));
         writing.put(block.bytes(writing.form), What::Reset(reason), at);
     }
@@ -313,14 +322,13 @@ impl<P> Shard<P> {
             // Between events of one page nothing is missing.
             let before = first.filter(|_| next == 0).map(|stored| stored.prev);
             let before = before.or(page.events.is_empty().then_some(page.last));
-            let loss = before.filter(|&before| before > at && !fresh && !planted!("no-loss"));
-            if loss.is_some_and(|loss| loss > upto) {
-                // Whether it concerns what this reader is owed by now cannot be seen on this page.
-                self.partition.pages.forget(&name, at);
-                missing.push(name);
-                continue;
-            }
+            let told = self.told.get(&(id.slot, slot)).copied().unwrap_or(at).max(at);
+            let loss = before.filter(|&before| before > told && !fresh && !planted!("no-loss"));
             limit = limit.min(page.end);
+            if loss.is_some_and(|loss| loss > upto) {
+                self.partition.pages.forget(&name, at);
+                return Heads::Unclear;
+            }
             let stamp = first.map(|stored| stored.id.stamp);
             found.push(Head { topic: slot, from: Shelf::Page(name), next, stamp, loss });
         }
@@ -330,27 +338,17 @@ impl<P> Shard<P> {
     /// Writes what lies before `limit`, in order. True exactly when all of it fits.
     fn merge(&mut self, id: ConnId, mut heads: Vec<Head>, limit: Stamp, chain: &Chain, writing: &mut Writing) -> bool {
         let begun = writing.reached.stamp;
+        self.write_losses(id, &heads, limit, chain, writing);
         loop {
-            let places = heads.iter().enumerate();
-            let next = places.filter_map(|(index, head)| Some((head.loss.or(head.stamp)?, head.loss.is_none(), index)));
-            let Some((stamp, _, index)) = next.min().filter(|&(stamp, ..)| stamp <= limit) else {
+            let next = heads.iter().enumerate().filter_map(|(index, head)| Some((head.stamp?, index)));
+            let Some((stamp, index)) = next.min().filter(|&(stamp, _)| stamp <= limit) else {
                 if limit > writing.reached.stamp {
                     self.pass(id, chain.id_of(limit), chain, writing);
                     writing.reached = chain.id_of(limit);
                 }
                 return true;
             };
-            let head = &mut heads[index];
-            if head.loss.take().is_some() {
-                let topic = head.topic;
-                if planted!("loss-twice") {
-                    self.write_reset(id, ResetReason::Trimmed, Some(topic), chain.id_of(stamp), writing);
-                }
-                self.pass(id, chain.id_of(stamp), chain, writing);
-                self.write_reset(id, ResetReason::Trimmed, Some(topic), chain.id_of(stamp), writing);
-                continue;
-            }
-            let Some((frame, tag)) = self.frame_at(head, begun, writing.form) else { return true };
+            let Some((frame, tag)) = self.frame_at(&heads[index], begun, writing.form) else { return true };
             let length = frame.bytes(writing.form).len();
             if !writing.bytes.is_empty() && writing.bytes.len() + length > BATCH_BYTES_MAX {
                 return false;
@@ -367,9 +365,45 @@ impl<P> Shard<P> {
             } else {
                 writing.bytes.extend_from_slice(bytes);
             }
-            writing.items.push(Item { end: writing.bytes.len(), reached, what: What::Event(Rc::clone(&frame)) });
+            writing.items.push(Item {
+                end: writing.bytes.len(),
+                reached,
+                what: What::Event(heads[index].topic, Rc::clone(&frame)),
+            });
             writing.reached = reached;
             self.step(&mut heads[index], begun);
+        }
+    }
+
+    /// Writes what is gone before anything that is there: whoever is cut behind an event that is older than what shows
+    /// a loss could find elsewhere an older page, or a log, on which nothing is missing any more.
+    fn write_losses(&mut self, id: ConnId, heads: &[Head], limit: Stamp, chain: &Chain, writing: &mut Writing) {
+        let next = heads.iter().filter_map(|head| head.stamp).min().map_or(limit, |next| limit.min(next.before()));
+        let mut losses: Vec<(Stamp, u32)> =
+            heads.iter().filter_map(|head| head.loss.map(|lost| (lost, head.topic))).collect();
+        losses.sort_unstable();
+        for (lost, topic) in losses {
+            let place = chain.id_of(lost.min(next));
+            self.pass(id, place, chain, writing);
+            let at = if place.stamp > writing.reached.stamp { place } else { writing.reached };
+            self.write_trimmed(id, topic, lost, at, writing);
+            if planted!("loss-twice") {
+                self.write_trimmed(id, topic, lost, at, writing);
+            }
+        }
+    }
+
+    fn write_trimmed(&mut self, id: ConnId, topic: u32, lost: Stamp, at: EventId, writing: &mut Writing) {
+        debug_assert!(self.conns.get(id).is_some());
+        let name = self.topics.at(topic).name.clone();
+        let block = sse::reset(ResetReason::Trimmed, std::iter::once(&name), Some(at));
+        writing.put(block.bytes(writing.form), What::Trimmed(topic, lost), at);
+    }
+
+    /// Forgets what a stream was told that it stands behind now, or no longer stands at all.
+    pub(super) fn forget_told(&mut self, slot: u32) {
+        while let Some((&key, _)) = self.told.range((slot, 0)..=(slot, u32::MAX)).next() {
+            self.told.remove(&key);
         }
     }
 
@@ -377,7 +411,7 @@ impl<P> Shard<P> {
     fn pass(&mut self, id: ConnId, to: EventId, chain: &Chain, writing: &mut Writing) {
         let lost = chain.loss_between(writing.reached.tag, to.tag).filter(|_| !writing.fresh);
         if let Some(lost) = lost {
-            self.write_reset(id, ResetReason::Diverged, None, lost, writing);
+            self.write_reset(id, ResetReason::Diverged, lost, writing);
         }
     }
 
@@ -418,7 +452,7 @@ impl<P> Shard<P> {
             let here = self.partition.position();
             self.write_open(id, false, Some(here), writing);
         }
-        let here = EventId { stamp: upto, tag: chain.tag };
+        let here = chain.position_at(upto);
         self.pass(id, here, chain, writing);
         writing.reached = here;
     }
@@ -454,7 +488,7 @@ impl<P> Shard<P> {
         let seq = self.seq;
         let pending = self.block(sink, id);
         match cut {
-            Some(Item { what: What::Event(frame), .. }) => {
+            Some(Item { what: What::Event(_, frame), .. }) => {
                 pending.remainder = Some(Remainder { seq, frame, form, sent: taken - begin });
                 self.remainders.insert((seq, id.slot));
             }
@@ -467,11 +501,30 @@ impl<P> Shard<P> {
     /// Notes what a socket has taken, or has begun to take.
     fn note_handed(&mut self, id: ConnId, items: &[Item], taken: usize) {
         let mut events = 0;
+        let current = self.partition.chain().tag;
+        let is_fresh = self.places.get(&id.slot).is_some_and(|place| place.fresh);
         for item in items {
             match &item.what {
                 What::Open => self.note_opened(id),
-                What::Reset(reason) => self.count_reset(*reason),
-                What::Event(_) => events += 1,
+                What::Reset(reason) => {
+                    self.count_reset(*reason);
+                    self.crossed.remove(&id.slot);
+                    self.set_place(id, |place| place.lost = false);
+                }
+                What::Trimmed(topic, lost) => {
+                    self.count_reset(ResetReason::Trimmed);
+                    self.told.insert((id.slot, *topic), *lost);
+                }
+                What::Event(topic, _) => {
+                    events += 1;
+                    // Whatever is missing behind it is another loss.
+                    self.told.remove(&(id.slot, *topic));
+                }
+            }
+            // Whoever asked for no certain position begins with its first event.
+            let is_somewhere = !(is_fresh && matches!(item.what, What::Open));
+            if is_somewhere && item.reached.tag != current {
+                self.crossed.entry(id.slot).or_insert(item.reached.tag);
             }
         }
         self.counters.deliveries += events;
@@ -492,6 +545,7 @@ impl<P> Shard<P> {
     /// It stands at the watermark: from here on its cursor says all.
     fn go_live(&mut self, id: ConnId) {
         self.places.remove(&id.slot);
+        self.forget_told(id.slot);
         let seq = if planted!("live-early") { self.seq.saturating_sub(1) } else { self.seq };
         let topics = &mut self.topics;
         let conn = self.conns.at(id.slot).expect("the caller has it");
@@ -513,8 +567,8 @@ impl<P> Shard<P> {
         }
     }
 
-    /// An answer a reader waits for has come.
-    pub(super) fn handle_arrival(&mut self, id: ConnId) {
+    /// An answer a reader waits for has come; or one that is of no use, since the history has changed.
+    pub(super) fn handle_arrival(&mut self, id: ConnId, is_current: bool) {
         if self.conns.get(id).is_none() {
             return;
         }
@@ -523,8 +577,10 @@ impl<P> Shard<P> {
             place.awaited = place.awaited.saturating_sub(1);
             ready = place.awaited == 0;
         });
-        if ready {
-            self.enqueue(id);
+        match (ready, is_current) {
+            (false, _) => {}
+            (true, true) => self.enqueue(id),
+            (true, false) => self.partition.await_news(id),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! to one connection alone, in `outbox.rs`),
 //! [`Shard::take_wishes`], [`Shard::next_deadline`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hashbrown::HashMap;
 
@@ -21,6 +21,7 @@ use crate::engine::slab::{Key, Slab};
 use crate::engine::sweep::{Among, Batch, Scratch};
 use crate::engine::wheel::Wheel;
 use crate::engine::{CloseReason, Position, Sink, Wish};
+use crate::event::{Stamp, Tag};
 use crate::frame::sse::{self, ResetReason};
 use crate::frame::{ByteBudget, WireForm};
 use crate::topic::Topic;
@@ -86,6 +87,11 @@ pub struct Shard<P> {
     pub(super) remainders: BTreeSet<(Seq, u32)>,
     /// Where streams with durable topics stand while their cursors do not say it, by slot.
     pub(super) places: HashMap<u32, Place, foldhash::fast::RandomState>,
+    /// Streams that have passed from one incarnation of the history into another, by slot: the one they began in, or
+    /// the one behind the last loss they were told of.
+    pub(super) crossed: HashMap<u32, Tag, foldhash::fast::RandomState>,
+    /// Up to where a stream was told that events of a topic are gone, by slot and topic, while it stands before that.
+    pub(super) told: BTreeMap<(u32, u32), Stamp>,
     pub(super) partition: Partition,
     pub(super) topics: Registry,
     pub(super) run: VecDeque<Run>,
@@ -128,6 +134,8 @@ impl<P> Shard<P> {
             pending: HashMap::default(),
             remainders: BTreeSet::new(),
             places: HashMap::default(),
+            crossed: HashMap::default(),
+            told: BTreeMap::new(),
             partition: Partition::default(),
             topics: Registry::default(),
             run: VecDeque::new(),
@@ -498,7 +506,10 @@ impl<P> Shard<P> {
         }
         if conn.flags.has(Flags::DURABLE) {
             self.places.remove(&id.slot);
+            self.crossed.remove(&id.slot);
+            self.forget_told(id.slot);
             shrink(&mut self.places);
+            shrink(&mut self.crossed);
         }
         shrink(&mut self.pending);
         shrink(&mut self.many);

@@ -484,7 +484,12 @@ impl Reader {
         for &topic in topics {
             let excused = self.conn().excused.remove(&topic);
             self.conn().trimmed.insert(topic);
-            let lost = self.debts.remove(&topic) || excused;
+            // What is gone may also lie ahead: it is told before the next event of whichever topic.
+            let now = truth.state().tag;
+            let path = if truth.shared(id.tag, now) >= from { now } else { id.tag };
+            let next = truth.between(path, from, usize::MAX, &[topic]).first().copied();
+            let ahead = next.is_some_and(|number| truth.events[number].gone.is_some_and(|gone| gone <= said));
+            let lost = self.debts.remove(&topic) || excused || ahead;
             // A topic whose index entry was forgotten may have had events up to the horizon.
             let since = truth.first_honoured(at).unwrap_or(0);
             let mut states = truth.states_within(since, said).iter();
