@@ -92,7 +92,10 @@ impl CatchUp {
     pub(super) fn place_of_loss(&self, index: usize) -> Stamp {
         let lost = self.lost(index);
         let fronts = self.topics.iter().filter_map(|behind| behind.events.front()?.stored);
-        let open = self.open.first().map(|&(known, _)| known);
+        // Nor past another loss that is yet to be told: behind it that one could no longer be seen.
+        let losses = self.items.iter().map(|Reverse(item)| *item);
+        let losses = losses.filter(|&(_, item, other)| item == Item::Loss && other != index).map(|(stamp, ..)| stamp);
+        let open = self.open.first().map(|&(known, _)| known).into_iter().chain(losses);
         let next = fronts.map(|next| next.id.stamp.before()).chain(open).min();
         next.map_or(lost, |next| next.min(lost))
     }
@@ -308,6 +311,8 @@ impl<P> Shard<P> {
                     return Progress::NeedsSweep;
                 }
                 let (lost, place) = (catch_up.lost(index), catch_up.place_of_loss(index));
+                let tag = self.partition.chain().id_of(place).tag;
+                self.pass_losses(sink, tag);
                 self.tell_trimmed(sink, key, lost, place);
             }
             Item::Event if is_here => {

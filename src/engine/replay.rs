@@ -82,8 +82,8 @@ struct Item {
 enum What {
     Open,
     Reset(ResetReason),
-    /// Events of this topic are gone up to here.
-    Trimmed(u32, Stamp),
+    /// Events of these topics are gone, of each up to a number.
+    Trimmed(Vec<(u32, Stamp)>),
     /// An event of this topic.
     Event(u32, Rc<Frame>),
 }
@@ -376,28 +376,22 @@ impl<P> Shard<P> {
     }
 
     /// Writes what is gone before anything that is there: whoever is cut behind an event that is older than what shows
-    /// a loss could find elsewhere an older page, or a log, on which nothing is missing any more.
+    /// a loss could find elsewhere an older page, or a log, on which nothing is missing any more. For the same reason
+    /// it is one block for all topics: between two of them a position would hide the second loss.
     fn write_losses(&mut self, id: ConnId, heads: &[Head], limit: Stamp, chain: &Chain, writing: &mut Writing) {
+        let losses: Vec<(u32, Stamp)> =
+            heads.iter().filter_map(|head| head.loss.map(|lost| (head.topic, lost))).collect();
+        let Some(furthest) = losses.iter().map(|&(_, lost)| lost).max() else { return };
         let next = heads.iter().filter_map(|head| head.stamp).min().map_or(limit, |next| limit.min(next.before()));
-        let mut losses: Vec<(Stamp, u32)> =
-            heads.iter().filter_map(|head| head.loss.map(|lost| (lost, head.topic))).collect();
-        losses.sort_unstable();
-        for (lost, topic) in losses {
-            let place = chain.id_of(lost.min(next));
-            self.pass(id, place, chain, writing);
-            let at = if place.stamp > writing.reached.stamp { place } else { writing.reached };
-            self.write_trimmed(id, topic, lost, at, writing);
-            if planted!("loss-twice") {
-                self.write_trimmed(id, topic, lost, at, writing);
-            }
+        let place = chain.id_of(furthest.min(next));
+        self.pass(id, place, chain, writing);
+        let at = if place.stamp > writing.reached.stamp { place } else { writing.reached };
+        let names: Vec<Topic> = losses.iter().map(|&(topic, _)| self.topics.at(topic).name.clone()).collect();
+        let block = sse::reset(ResetReason::Trimmed, names.iter(), Some(at));
+        if planted!("loss-twice") {
+            writing.put(block.bytes(writing.form), What::Trimmed(losses.clone()), at);
         }
-    }
-
-    fn write_trimmed(&mut self, id: ConnId, topic: u32, lost: Stamp, at: EventId, writing: &mut Writing) {
-        debug_assert!(self.conns.get(id).is_some());
-        let name = self.topics.at(topic).name.clone();
-        let block = sse::reset(ResetReason::Trimmed, std::iter::once(&name), Some(at));
-        writing.put(block.bytes(writing.form), What::Trimmed(topic, lost), at);
+        writing.put(block.bytes(writing.form), What::Trimmed(losses), at);
     }
 
     /// Forgets what a stream was told that it stands behind now, or no longer stands at all.
@@ -511,9 +505,9 @@ impl<P> Shard<P> {
                     self.crossed.remove(&id.slot);
                     self.set_place(id, |place| place.lost = false);
                 }
-                What::Trimmed(topic, lost) => {
+                What::Trimmed(losses) => {
                     self.count_reset(ResetReason::Trimmed);
-                    self.told.insert((id.slot, *topic), *lost);
+                    self.told.extend(losses.iter().map(|&(topic, lost)| ((id.slot, topic), lost)));
                 }
                 What::Event(topic, _) => {
                     events += 1;
@@ -546,6 +540,11 @@ impl<P> Shard<P> {
     fn go_live(&mut self, id: ConnId) {
         self.places.remove(&id.slot);
         self.forget_told(id.slot);
+        // While the shard catches up it may have yet to pass from one incarnation into the next.
+        let (here, current) = (self.partition.position().tag, self.partition.chain().tag);
+        if here != current {
+            self.crossed.entry(id.slot).or_insert(here);
+        }
         let seq = if planted!("live-early") { self.seq.saturating_sub(1) } else { self.seq };
         let topics = &mut self.topics;
         let conn = self.conns.at(id.slot).expect("the caller has it");
