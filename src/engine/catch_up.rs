@@ -37,6 +37,9 @@ pub(super) struct CatchUp {
     pub(super) topics: Vec<Behind>,
     /// The next item of each topic that has one here: an event, or a loss.
     pub(super) items: BinaryHeap<Reverse<(Stamp, Item, usize)>>,
+    /// Topics of which it cannot be seen whether they have lost something: what was read lies behind the marker, and
+    /// so does what it follows.
+    unclear: Vec<usize>,
     /// Topics of which there may be more than is here, and up to where each is known.
     pub(super) open: BTreeSet<(Stamp, usize)>,
 }
@@ -78,7 +81,7 @@ impl CatchUp {
         };
         let topics: Vec<Behind> = behind.into_iter().map(topic).collect();
         let open = topics.iter().enumerate().map(|(index, behind)| (behind.known.max(from), index)).collect();
-        CatchUp { number, from, upto, topics, items: BinaryHeap::new(), open }
+        CatchUp { number, from, upto, topics, items: BinaryHeap::new(), unclear: Vec::new(), open }
     }
 
     /// Up to where events of a topic are gone.
@@ -148,6 +151,9 @@ impl CatchUp {
         if is_whole || behind.known == before {
             // What the first event behind the marker follows is the last one before it.
             behind.last = beyond.unwrap_or(behind.last);
+            if behind.last > upto {
+                self.unclear.push(index);
+            }
             behind.known = upto;
         } else {
             self.open.insert((behind.known.max(from), index));
@@ -296,6 +302,7 @@ impl<P> Shard<P> {
             if !self.pass_losses(sink, tag) {
                 return Progress::NeedsSweep;
             }
+            self.leave_unclear();
             self.partition.watermark = upto.max(self.partition.watermark);
             if let Some(hold) = &mut self.partition.hold {
                 hold.stage = Stage::Releasing;
@@ -328,6 +335,21 @@ impl<P> Shard<P> {
             Item::Loss | Item::Event => {}
         }
         self.pass_item(item, index)
+    }
+
+    /// What could not be seen is left to the event that comes alive: it does not follow what is held, and the repair
+    /// that it begins sees more.
+    fn leave_unclear(&mut self) {
+        let Some(Hold { stage: Stage::Reading(catch_up), .. }) = &self.partition.hold else { return };
+        for &index in &catch_up.unclear {
+            let &Behind { key, reached, .. } = &catch_up.topics[index];
+            if let Some(past) = self.topics.get(key).and_then(|topic| topic.past.as_mut())
+                && past.settled
+                && !past.held.exact
+            {
+                past.held = Held { upto: reached, exact: true };
+            }
+        }
     }
 
     /// An item was dealt with: the next one of its topic takes its place.
