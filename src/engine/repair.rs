@@ -339,6 +339,9 @@ impl<P> Shard<P> {
         self.count_reset(reason);
         if reason != ResetReason::Trimmed {
             self.crossed.remove(&id.slot);
+            if at.tag != self.partition.chain().tag {
+                self.crossed.insert(id.slot, at.tag);
+            }
         }
         self.say(sink, id, &bytes);
         if let Some(place) = self.places.get_mut(&id.slot) {

@@ -423,6 +423,8 @@ impl Reader {
                 }
                 if reason != "diverged" {
                     self.debts.clear();
+                    // It begins anew: what was lost before that is none of its business.
+                    self.conn().start = Some(id);
                 }
                 self.conn().told_at.push(id.tag);
             }
