@@ -82,11 +82,13 @@ fn places(story: &Story, mistake: Mistake) -> Vec<usize> {
         (Step::Event { .. }, Mistake::WrongTopic) => true,
         (Step::Reset { reason, .. }, Mistake::ResetTwice) => *reason != Reason::Trimmed || !story.has_unsure,
         // Where a stream from the oldest or the newest few begins, its first event says; and a reset tells of all
-        // losses before it.
+        // losses before it, a trim also of those behind it, up to the topic's next event.
         (Step::Reset { certain, .. }, Mistake::ResetForgotten) => {
             let position = story.connect_before(place);
             let begins = matches!(position, Some(Position::Earliest | Position::Last(_)));
-            *certain && !begins && !story.is_followed_by_a_reset(place)
+            let (before, _) = story.neighbours(place);
+            let is_covered = matches!(before, Some(Step::Reset { reason: Reason::Trimmed, .. }));
+            *certain && !begins && !is_covered && !story.is_followed_by_a_reset(place)
         }
         (Step::Open { id: Some(_), .. } | Step::Reset { .. }, Mistake::BlockAhead) => {
             story.next_event_in_stream(place).is_some()

@@ -18,8 +18,6 @@ pub(super) struct Life<'a> {
     pub(super) last: Option<Id>,
     /// Losses that it was told of, per topic: the place of the fault in the log.
     losses_told: HashSet<(usize, Topic)>,
-    /// Topics of which nothing came since they were named in a reset.
-    pub(super) reset_since: HashSet<Topic>,
     /// Events that were passed over together with a loss after them: a reset may still tell of them.
     pub(super) late: BTreeSet<(Topic, u32)>,
     /// Topics of which old events had left before the last connection ended, with the first event that has not come:
@@ -49,7 +47,6 @@ impl Log {
                 connection: 0,
                 last: None,
                 losses_told: HashSet::new(),
-                reset_since: HashSet::new(),
                 late: BTreeSet::new(),
                 owed: BTreeMap::new(),
                 began_in: 0,

@@ -25,7 +25,18 @@ pub(super) struct Visit<'v, 'l> {
     /// Per topic of the connection; absent where the topic begins with whatever comes first.
     next: BTreeMap<Topic, u32>,
     missing: BTreeSet<(Topic, u32)>,
+    /// Topics that were told to be trimmed and of which nothing came since.
+    announced: BTreeMap<Topic, Announced>,
     opened_ms: u64,
+}
+
+/// A loss that was told. It is told before the next event of whichever topic, so it may reach beyond its place.
+#[derive(Debug, Clone, Copy)]
+struct Announced {
+    at: Id,
+    at_ms: u64,
+    /// True exactly when something of it lay before its place.
+    passed: bool,
 }
 
 /// How far the beginning has come.
@@ -45,7 +56,8 @@ impl<'v, 'l> Visit<'v, 'l> {
     pub(super) fn begin(life: &'v mut Life<'l>, connection: &'v Connection) -> Self {
         let (reach, last_event, opened_ms) = (Key::default(), None, 0);
         let (next, missing) = (BTreeMap::new(), BTreeSet::new());
-        Visit { life, connection, stage: Stage::Asked, reach, last_event, next, missing, opened_ms }
+        let announced = BTreeMap::new();
+        Visit { life, connection, stage: Stage::Asked, reach, last_event, next, missing, announced, opened_ms }
     }
 
     pub(super) fn handle_open(&mut self, topics: &[Topic], resumed: bool, id: Option<Id>, at_ms: u64) {
@@ -168,7 +180,6 @@ impl<'v, 'l> Visit<'v, 'l> {
             let (name, id) = (self.life.name(topic), self.life.truth.id_at(topic, place));
             return self.life.violate(Kind::WrongTopic, || format!("{id} is of {name}"));
         }
-        self.life.reset_since.remove(&topic);
         let next = match self.next.get(&topic) {
             Some(&next) => next,
             None => {
@@ -181,8 +192,22 @@ impl<'v, 'l> Visit<'v, 'l> {
             self.object_to_order(topic, place, key, is_new);
         }
         if place >= next {
-            (next..place).for_each(|passed| self.miss(topic, passed, key));
+            match self.announced.remove(&topic) {
+                // What was told to be gone is what did not come up to here.
+                Some(announced) => self.end_loss(topic, next, place, announced),
+                None => (next..place).for_each(|passed| self.miss(topic, passed, key)),
+            }
             self.next.insert(topic, place + 1);
+        }
+    }
+
+    /// The first event of a topic that was told to be trimmed: what is missing before it was told.
+    fn end_loss(&mut self, topic: Topic, next: u32, place: u32, announced: Announced) {
+        self.life.report.told += u64::from(place - next);
+        self.life.expect_retained(topic, place, announced.at_ms);
+        if place == next && !announced.passed && self.life.truth.unsure[topic.0 as usize] == 0 {
+            let name = self.life.name(topic);
+            self.life.violate(Kind::ResetIdle, || format!("nothing of {name} is missing behind {}", announced.at));
         }
     }
 
@@ -291,14 +316,15 @@ impl<'v, 'l> Visit<'v, 'l> {
         let to = self.life.truth.count_upto(topic, key);
         let told = self.next.get(&topic).map(|&next| to.saturating_sub(next));
         self.life.report.told += u64::from(told.unwrap_or(0));
-        let doubled = !self.life.reset_since.insert(topic);
         if reason == Reason::Trimmed {
-            if told == Some(0) && self.life.truth.unsure[topic.0 as usize] == 0 {
-                let kind = if doubled { Kind::ResetDoubled } else { Kind::ResetIdle };
+            let before = self.announced.get(&topic).copied();
+            let passed = told != Some(0) || before.is_some_and(|before| before.passed);
+            self.announced.insert(topic, Announced { at, at_ms, passed });
+            // Further on it is of something else that is gone.
+            if before.is_some_and(|before| before.at == at) {
                 let name = self.life.name(topic);
-                self.life.violate(kind, || format!("nothing of {name} is missing up to {at}"));
+                self.life.violate(Kind::ResetDoubled, || format!("{name} was told to be trimmed again at {at}"));
             }
-            self.life.expect_retained(topic, to, at_ms);
         } else if reason == Reason::Diverged {
             // It alone may come late: nothing is left of what an epoch ends.
             let before = self.life.late.len();
@@ -331,6 +357,14 @@ impl<'v, 'l> Visit<'v, 'l> {
 
     fn miss_the_rest(&mut self, dry: bool) {
         for (topic, next) in std::mem::take(&mut self.next) {
+            if let Some(announced) = self.announced.remove(&topic) {
+                // Nothing came behind the loss: if this reader was given everything, nothing was left.
+                if dry {
+                    let end = self.life.truth.order[topic.0 as usize].len() as u32;
+                    self.life.expect_retained(topic, end, announced.at_ms);
+                }
+                continue;
+            }
             let end = self.life.truth.order[topic.0 as usize].len() as u32;
             let to = if dry { end } else { self.life.truth.count_upto(topic, self.reach) };
             if !dry && next < to && self.life.may_be_trimmed(topic, u64::MAX) {

@@ -128,7 +128,11 @@ impl Story {
 
     /// What the reader was told of the topic of the event at `place`, before and after it.
     pub fn neighbours(&self, place: usize) -> (Option<&Step>, Option<&Step>) {
-        let Step::Event { reader: whose, topic: of, .. } = &self.steps[place] else { return (None, None) };
+        let (whose, of) = match &self.steps[place] {
+            Step::Event { reader, topic, .. } => (reader, topic),
+            Step::Reset { reader, topics, .. } if !topics.is_empty() => (reader, &topics[0]),
+            _ => return (None, None),
+        };
         let speaks = |step: &&Step| match step {
             Step::Event { reader, topic, .. } => reader == whose && topic == of,
             Step::Reset { reader, topics, .. } => reader == whose && topics.contains(of),
