@@ -91,12 +91,11 @@ impl Chain {
         EventId { stamp, tag: fence.map_or(self.tag, |fence| fence.tag) }
     }
 
-    /// True exactly when an event of this id can be part of this history. Of incarnations that were forgotten nothing is
-    /// known but that they are old.
+    /// True exactly when nothing was lost or begun anew between the two.
     #[must_use]
-    pub fn has(&self, id: EventId) -> bool {
-        let is_forgotten = || self.fences.len() == FENCES_MAX && id.stamp <= self.fences[0].last;
-        self.id_of(id.stamp) == id || !self.knows(id.tag) && is_forgotten()
+    pub fn is_as(&self, other: &Chain) -> bool {
+        let ends = |chain: &Chain| chain.fences.iter().map(|fence| (fence.tag, fence.last)).collect::<Vec<_>>();
+        self.tag == other.tag && ends(self) == ends(other)
     }
 
     /// True exactly when the incarnation is known.
@@ -200,6 +199,8 @@ pub enum Answer {
 pub struct Answered {
     /// The number it asked with.
     pub number: u64,
+    /// The place in the history at which it was read.
+    pub marker: Marker,
     /// What was read.
     pub answer: Answer,
 }

@@ -118,6 +118,11 @@ impl Past {
         true
     }
 
+    /// What was read is of no use: the topic has no tail.
+    pub fn give_up_tail(&mut self) {
+        self.awaits_tail = None;
+    }
+
     /// True exactly when the tail is being read.
     #[must_use]
     pub fn awaits_tail(&self) -> bool {

@@ -25,7 +25,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::engine::conn::{Conn, ConnId, Flags};
-use crate::engine::history::{Answer, Answered, Chain, Marker, Page, Read, Verdict};
+use crate::engine::history::{Answer, Answered, Chain, Marker, Read, Verdict};
 use crate::engine::pages::Purpose;
 use crate::engine::partition::{Hold, Stage};
 use crate::engine::past::{Held, Past, TAIL_BYTES_MAX, TAIL_EVENTS_MAX};
@@ -422,10 +422,8 @@ impl<P> Shard<P> {
     pub fn handle_answer<S: Sink<Port = P>>(&mut self, _sink: &mut S, answered: Answered) {
         let Some(asked) = self.partition.pages.handle_answer(answered.number) else { return };
         let mut is_current = self.partition.pages.is_current(asked.era);
-        if is_current
-            && let Answer::Pages(pages) = &answered.answer
-            && !pages.iter().all(|page| self.is_of_this_history(page, asked.upto))
-        {
+        let marker = &answered.marker;
+        if is_current && !(self.partition.chain().is_as(&marker.chain) && asked.upto <= marker.last) {
             // The history has changed, and this shard has yet to hear of it.
             is_current = false;
             let is_ours = matches!(asked.purpose, Purpose::Repair(number, _) if self.partition.repairs == number);
@@ -458,25 +456,19 @@ impl<P> Shard<P> {
                     }
                 }
             }
-            (Purpose::Tails(..), _) => {}
+            (Purpose::Tails(_, keys), _) => {
+                for key in keys {
+                    if let Some(past) = self.topics.get(key).and_then(|topic| topic.past.as_mut()) {
+                        past.give_up_tail();
+                    }
+                }
+            }
             (Purpose::Start(id), Answer::Start(start)) => self.handle_start(id, is_current.then_some(start)),
             (Purpose::Repair(number, indices), Answer::Pages(pages)) if is_current => {
                 self.take_missed(number, indices, pages);
             }
             _ => {}
         }
-    }
-
-    /// True exactly when a page can be of the history as this shard knows it. `upto` was the watermark when it was asked for.
-    fn is_of_this_history(&mut self, page: &Page, upto: Stamp) -> bool {
-        let chain = self.partition.chain();
-        let is_ours = |stored: Stored| chain.knows(stored.id.tag) && stored.id.stamp > upto || chain.has(stored.id);
-        if !page.events.iter().filter_map(|event| event.stored).all(is_ours) {
-            return false;
-        }
-        let key = self.topics.find(&page.topic);
-        let past = key.and_then(|key| self.topics.get(key)).and_then(|topic| topic.past.as_ref());
-        past.is_none_or(|past| !past.held.exact || past.held.upto > upto || page.last >= past.held.upto)
     }
 
     /// Events of a topic up to `last` are no longer retained, and its streams have not seen them. `place` lies before

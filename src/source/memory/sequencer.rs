@@ -169,8 +169,8 @@ impl Sequencer {
                     self.inboxes[shard].push(Inbound::Marker(Arc::new(self.marker())), 0);
                 }
                 Ask::Read(shard, number, read) => {
-                    let answer = self.histories.read(&read);
-                    let is_taken = self.answers[shard].offer(Answered { number, answer }, 0).is_ok();
+                    let (marker, answer) = (self.marker(), self.histories.read(&read));
+                    let is_taken = self.answers[shard].offer(Answered { number, marker, answer }, 0).is_ok();
                     debug_assert!(is_taken, "a shard has at most READS_MAX reads under way");
                 }
                 Ask::Visit(read, reply) => {
@@ -419,7 +419,7 @@ mod tests {
         for (inbox, answers) in inboxes.iter().zip(&sequencer.answers) {
             assert_eq!(told(inbox).len(), 2);
             for expected in 0..READS_MAX as u64 {
-                let Some(Taken::Message(Answered { number, answer: Answer::Pages(pages) })) = answers.take() else {
+                let Some(Taken::Message(Answered { number, answer: Answer::Pages(pages), .. })) = answers.take() else {
                     panic!("no answer {expected}");
                 };
                 assert_eq!((number, pages[0].events.len()), (expected, 1));

@@ -57,8 +57,8 @@ impl Interest for ShardInterest {
     fn read(&mut self, number: u64, read: Read) {
         let (publisher, answers) = (self.publisher.clone(), Arc::clone(&self.answers));
         tokio::task::spawn_local(async move {
-            let answer = until_done(async || publisher.read(&read).await.ok()).await.1;
-            let is_taken = answers.offer(Answered { number, answer }, 0).is_ok();
+            let (marker, answer) = until_done(async || publisher.read(&read).await.ok()).await;
+            let is_taken = answers.offer(Answered { number, marker, answer }, 0).is_ok();
             debug_assert!(is_taken, "there is a place for every read under way");
         });
     }

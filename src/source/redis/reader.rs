@@ -32,6 +32,8 @@ type Asked<'a> = (&'a Topic, Option<Stamp>);
 
 /// Why the script's reply to a read is of no use.
 const STRANGE: &str = "Redis answers what cannot be read";
+/// Why what was read is thrown away.
+const CHANGED: &str = "the history changed while it was read";
 
 impl Shared {
     /// Reads the past: the place at which it was read, and what was.
@@ -67,7 +69,7 @@ impl Shared {
                 call.arg(bounds).arg(upto.map(|upto| upto.to_string()));
             };
             let (marker, parts) = self.call_read(operation, asked, options).await?;
-            first.get_or_insert(marker);
+            keep_first(&mut first, &marker)?;
             for (&(topic, _), part) in asked.iter().zip(parts) {
                 pages.push(self.page(topic, part).ok_or(STRANGE)?);
             }
@@ -92,7 +94,7 @@ impl Shared {
                 call.arg(CALL_BYTES_MAX).arg(count).arg(floor.to_string());
             };
             let (marker, parts) = self.call_read("numbers", &asked, options).await?;
-            first.get_or_insert(marker);
+            keep_first(&mut first, &marker)?;
             // Of those the reply does not reach, nothing is known yet.
             unread.extend(&asked[parts.len()..]);
             for ((topic, _), part) in asked.into_iter().zip(parts) {
@@ -153,6 +155,12 @@ impl Shared {
         let more = more && !events.is_empty();
         Some(Page { topic: topic.clone(), events, more, last })
     }
+}
+
+/// Keeps the place of the first call. What is read by several is of one history, or is read again.
+fn keep_first(first: &mut Option<Marker>, marker: &Marker) -> Result<(), &'static str> {
+    let first = first.get_or_insert_with(|| marker.clone());
+    if first.chain.is_as(&marker.chain) && first.last <= marker.last { Ok(()) } else { Err(CHANGED) }
 }
 
 fn number(event: &Event) -> Option<Stamp> {

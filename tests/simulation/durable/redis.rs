@@ -222,10 +222,15 @@ impl Redis {
         self.send(Some(topic), &Inbound::TooLarge(self.topics.all[topic].clone()));
     }
 
+    /// The place at which something is read. Whoever asks begins what there is reason to begin.
+    pub fn marker(&mut self) -> Marker {
+        self.open_clock();
+        Marker { last: self.clock().last, chain: Arc::new(self.chain()) }
+    }
+
     /// A marker, on the private channel of one connection.
     pub fn barrier(&mut self, wire: usize) {
-        self.open_clock();
-        let marker = Inbound::Marker(Arc::new(Marker { last: self.clock().last, chain: Arc::new(self.chain()) }));
+        let marker = Inbound::Marker(Arc::new(self.marker()));
         let moment = self.moment;
         if self.wires[wire].alive {
             self.wires[wire].queue.push_back((marker, moment));

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use fanwheel::engine::history::Page;
 use fanwheel::engine::policy::{Limits, READS_MAX};
-use fanwheel::engine::{Answer, Answered, Inbound, Read, Shard, Wish};
+use fanwheel::engine::{Answer, Answered, Inbound, Marker, Read, Shard, Wish};
 use fanwheel::event::Tag;
 use fanwheel::topic::Topic;
 
@@ -31,6 +31,8 @@ struct Reading {
     read: Read,
     /// By the order of its topics.
     pages: Vec<Option<Page>>,
+    /// Where the first of them was read.
+    marker: Option<Marker>,
 }
 
 /// How answers to reads may look.
@@ -173,7 +175,7 @@ impl Seat {
             }
             Wish::Read(number, read) => {
                 self.asked.reads += 1;
-                self.reads.push(Reading { number, read, pages: Vec::new() });
+                self.reads.push(Reading { number, read, pages: Vec::new(), marker: None });
                 assert!(self.reads.len() + self.answers.len() <= READS_MAX, "the mailbox for answers is full");
             }
             Wish::MarkLossy(tag) => {
@@ -220,8 +222,8 @@ impl Seat {
         words
     }
 
-    fn read(&mut self, at: usize, redis: &Redis, rng: &mut fastrand::Rng, manners: Manners) -> String {
-        let Reading { number, read, pages } = &mut self.reads[at];
+    fn read(&mut self, at: usize, redis: &mut Redis, rng: &mut fastrand::Rng, manners: Manners) -> String {
+        let Reading { number, read, pages, marker } = &mut self.reads[at];
         let number = *number;
         let topics: Vec<usize> = match &*read {
             Read::After { topics, .. } => topics.iter().map(|(topic, _)| redis.topics.number(topic)).collect(),
@@ -229,7 +231,7 @@ impl Seat {
             Read::Start { topics, upto, count } => {
                 let answer = redis.start(topics, *upto, *count, rng.bool());
                 let words = format!("read {number}: {}: {answer:?}", what(read));
-                self.answers.push(Answered { number, answer });
+                self.answers.push(Answered { number, marker: redis.marker(), answer });
                 self.reads.swap_remove(at);
                 return words;
             }
@@ -238,6 +240,12 @@ impl Seat {
         // The order of topics in a read is the engine's affair and not the same in each process: theirs is taken.
         let unread =
             |pages: &[Option<Page>]| (0..topics.len()).filter(|&at| pages[at].is_none()).min_by_key(|&at| topics[at]);
+        // What was read of another history is read again.
+        let now = redis.marker();
+        if !marker.as_ref().is_some_and(|first| first.chain.is_as(&now.chain) && first.last <= now.last) {
+            pages.fill_with(|| None);
+            *marker = Some(now);
+        }
         while let Some(next) = unread(pages) {
             let shorter = rng.u32(0..100) < manners.short_percent;
             pages[next] = Some(redis.page(read, next, shorter));
@@ -248,10 +256,11 @@ impl Seat {
         if unread(pages).is_some() {
             return format!("read {number}: a topic of {}", topics.len());
         }
-        let Reading { number, read, pages } = self.reads.swap_remove(at);
+        let Reading { number, read, pages, marker } = self.reads.swap_remove(at);
         let pages: Vec<Page> = pages.into_iter().flatten().collect();
         let words = format!("read {number}: {}: {}", what(&read), Pages(&pages));
-        self.answers.push(Answered { number, answer: Answer::Pages(pages) });
+        let marker = marker.expect("it was read somewhere");
+        self.answers.push(Answered { number, marker, answer: Answer::Pages(pages) });
         words
     }
 
