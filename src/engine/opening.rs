@@ -4,7 +4,8 @@
 //!   from now on, or from nothing of ours ──► open, with the shard's position ──► live
 //!   after an id ── beyond the shard? ──► a marker first ──┐
 //!               └─ within ────────────────────────────────┴──► replaying, open with that id if it is good
-//!   the oldest, the newest N ── where is that? ──► replaying, open when it is known whether anything follows
+//!   the newest N ── a marker first ──┐
+//!   the oldest ──────────────────────┴── where is that? ──► replaying, open when it is known whether anything follows
 //! ```
 //!
 //! While the shard is holding everybody waits: what a position is worth cannot be said before the marker.
@@ -44,6 +45,11 @@ impl<P> Shard<P> {
                 return false;
             }
             Position::After(at) if !place.tried && chain.judge(at, upto) != Verdict::Honoured => {
+                self.partition.await_marker(id);
+                return false;
+            }
+            // The newest are the newest of the history, not of a shard that may be behind.
+            Position::Last(_) if !place.tried => {
                 self.partition.await_marker(id);
                 return false;
             }

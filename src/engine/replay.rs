@@ -144,7 +144,9 @@ impl<P> Shard<P> {
             return None;
         }
         if let Some(place) = self.places.get(&id.slot) {
-            return Some(place.at);
+            // It stands nowhere yet: not before its first event, and not where it has yet to be told that it cannot.
+            let is_good = self.partition.chain().judge(place.at, self.partition.watermark()) == Verdict::Honoured;
+            return (is_good && !place.fresh).then_some(place.at);
         }
         let (cursor, only) = (conn.cursor, conn.sub.topic);
         let topics = &mut self.topics;
@@ -161,7 +163,7 @@ impl<P> Shard<P> {
             Some(many) => many.iter().filter_map(|(topic, sub)| pending(topic, cursor.max(sub.from))).min(),
         };
         Some(match first {
-            Some(first) => self.partition.chain().id_of(first.before()),
+            Some(first) => self.partition.chain().position_at(first.before()),
             None => self.partition.position(),
         })
     }

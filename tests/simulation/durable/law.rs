@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use fanwheel::engine::Position;
 use fanwheel::event::{EventId, Tag};
 
-use super::truth::{State, Truth, Worth};
+use super::truth::{Record, State, Truth, Worth};
 use crate::simulation::decode::{Block, Item};
 use crate::simulation::socket::Moment;
 
@@ -537,8 +537,10 @@ impl Reader {
             return Ok(());
         }
         must!(id.stamp >= at.stamp, "diverged for a loss of others at {at} goes back to {id}");
-        let state = states.last().ok_or("before everything")?;
         let start = self.conn().start.unwrap_or(at);
+        // Redis may have begun anew since, and the shard has yet to hear of that.
+        let knows = |state: &&State| state.age(start.tag).is_some() && state.age(id.tag).is_some();
+        let state = states.iter().rev().find(knows).or(states.last()).ok_or("before everything")?;
         let passed = state.age_of(start).zip(state.age(id.tag));
         let passed = passed.and_then(|(from, to)| state.fences.get(from..to)).unwrap_or_default();
         // Whether anybody had seen what was lost may be known to this shard first.
@@ -625,8 +627,15 @@ impl Reader {
         let shared = truth.shared(at.tag, state.tag);
         let mut missing = owed(place.min(shared));
         // Of a topic that was told to be trimmed nothing may be left.
-        let trimmed = &self.conn().trimmed;
-        missing.retain(|&number| truth.events[number].gone.is_none() || !trimmed.contains(&truth.events[number].topic));
+        // Nor of what was gone before it came for the oldest or the newest.
+        let connection = self.conn();
+        let is_fresh = matches!(connection.presented, Position::Earliest | Position::Last(_));
+        let since = connection.opened.filter(|_| is_fresh).unwrap_or(0);
+        let trimmed = &connection.trimmed;
+        missing.retain(|&number| {
+            let Record { gone, topic, .. } = truth.events[number];
+            gone.is_none_or(|gone| gone > since && !trimmed.contains(&topic))
+        });
         must!(missing.is_empty(), "at rest at {at}: {} missing", ids(&missing, truth));
         must!(self.debts.is_empty(), "at rest at {at}: {:?} have lost something, untold", self.debts);
         // Of a new epoch it may not have heard, as long as nothing was published in it.
