@@ -216,6 +216,8 @@ pub struct Place {
     pub tried: bool,
     /// True exactly when it has passed a place at which events were found to be lost only later, and was not told.
     pub lost: bool,
+    /// True exactly when it was opened without the position it had presented, and was not told why.
+    pub astray: bool,
     /// Answers it waits for.
     pub awaited: u32,
 }
@@ -226,7 +228,7 @@ impl Place {
     pub fn of(wants: Position) -> Place {
         let nowhere = EventId { stamp: Stamp::ZERO, tag: Tag::NONE };
         let at = if let Position::After(id) = wants { id } else { nowhere };
-        Place { at, wants, fresh: false, tried: false, lost: false, awaited: 0 }
+        Place { at, wants, fresh: false, tried: false, lost: false, astray: false, awaited: 0 }
     }
 
     /// Of an open stream that stands at `at`.

@@ -80,7 +80,8 @@ struct Item {
 /// See [`Item`].
 #[derive(Debug)]
 enum What {
-    Open,
+    /// True exactly when it names a position.
+    Open(bool),
     Reset(ResetReason),
     /// Events of these topics are gone, of each up to a number.
     Trimmed(Vec<(u32, Stamp)>),
@@ -144,9 +145,8 @@ impl<P> Shard<P> {
             return None;
         }
         if let Some(place) = self.places.get(&id.slot) {
-            // It stands nowhere yet: not before its first event, and not where it has yet to be told that it cannot.
-            let is_good = self.partition.chain().judge(place.at, self.partition.watermark()) == Verdict::Honoured;
-            return (is_good && !place.fresh).then_some(place.at);
+            // Before its first event, or before it is told that it cannot go on where it wanted to, it stands nowhere.
+            return (!place.astray && !place.fresh).then_some(place.at);
         }
         let (cursor, only) = (conn.cursor, conn.sub.topic);
         let topics = &mut self.topics;
@@ -289,7 +289,7 @@ impl<P> Shard<P> {
     fn write_open(&mut self, id: ConnId, resumed: bool, at: Option<EventId>, writing: &mut Writing) {
         let block = self.open_block(id, resumed, at);
         let reached = at.unwrap_or(writing.reached);
-        writing.put(block.bytes(writing.form), What::Open, reached);
+        writing.put(block.bytes(writing.form), What::Open(at.is_some()), reached);
     }
 
     /// Concerns all of the stream's durable topics.
@@ -501,11 +501,17 @@ impl<P> Shard<P> {
         let is_fresh = self.places.get(&id.slot).is_some_and(|place| place.fresh);
         for item in items {
             match &item.what {
-                What::Open => self.note_opened(id),
+                What::Open(is_placed) => {
+                    self.note_opened(id);
+                    self.set_place(id, |place| {
+                        place.astray = !is_placed && !place.fresh;
+                        place.fresh &= !is_placed;
+                    });
+                }
                 What::Reset(reason) => {
                     self.count_reset(*reason);
                     self.crossed.remove(&id.slot);
-                    self.set_place(id, |place| place.lost = false);
+                    self.set_place(id, |place| (place.lost, place.astray) = (false, false));
                 }
                 What::Trimmed(losses) => {
                     self.count_reset(ResetReason::Trimmed);
@@ -518,7 +524,7 @@ impl<P> Shard<P> {
                 }
             }
             // Whoever asked for no certain position begins with its first event.
-            let is_somewhere = !(is_fresh && matches!(item.what, What::Open));
+            let is_somewhere = !(is_fresh && matches!(item.what, What::Open(false)));
             if is_somewhere && item.reached.tag != current {
                 self.crossed.entry(id.slot).or_insert(item.reached.tag);
             }
