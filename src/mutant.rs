@@ -31,7 +31,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("lossy-silent", "a loss that is known is not told to whoever passes it"),
     ("marker-jump", "a marker moves the watermark before what lies below it is read"),
     ("beyond-watermark", "a replay hands on what the shard has yet to ingest"),
-    ("late-tail", "a tail is taken although events behind it have left"),
     ("live-early", "a replay ends one event too soon"),
     ("last-by-one", "the newest N events are N - 1"),
     ("settled-early", "events of a topic are taken before its marker"),

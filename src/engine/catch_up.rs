@@ -79,7 +79,10 @@ impl CatchUp {
             known: if held.exact { held.upto } else { from.max(held.upto) },
             last: Stamp::ZERO,
         };
-        let topics: Vec<Behind> = behind.into_iter().map(topic).collect();
+        let mut topics: Vec<Behind> = behind.into_iter().map(topic).collect();
+        if planted!("re-ingest") {
+            topics.iter_mut().for_each(|behind| (behind.known, behind.reached) = (Stamp::ZERO, Stamp::ZERO));
+        }
         let open = topics.iter().enumerate().map(|(index, behind)| (behind.known.max(from), index)).collect();
         CatchUp { number, from, upto, topics, items: BinaryHeap::new(), unclear: Vec::new(), open }
     }
@@ -212,11 +215,7 @@ impl<P> Shard<P> {
         if planted!("marker-jump") {
             self.partition.watermark = upto;
         }
-        let (number, mut from) = (self.partition.repairs, self.partition.watermark);
-        if planted!("re-ingest") {
-            from = from.before().before();
-            from.ms = from.ms.saturating_sub(20);
-        }
+        let (number, from) = (self.partition.repairs, self.partition.watermark);
         let held = |key: Key| (key, self.topics.at(key.slot).past.as_ref().expect("it is settled").held);
         let behind: Vec<(Key, Held)> = behind.into_iter().map(held).collect();
         let all: Vec<usize> = (0..behind.len()).collect();

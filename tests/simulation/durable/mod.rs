@@ -20,6 +20,7 @@
 
 mod law;
 mod law_tests;
+mod planted;
 mod redis;
 mod seat;
 mod truth;
