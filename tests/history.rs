@@ -1,8 +1,10 @@
 //! What is published on a durable topic has an id, is kept, and is told to whoever asks for it over HTTP.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
-use crate::common::{Launch, Node, Program, get, post, request};
+use crate::common::{Item, Launch, Node, PATIENCE, Program, Stream, get, post, request};
 
 /// Topics `d.*` are durable, topics `few.*` keep five events.
 fn each(test: impl Fn(&Node)) {
@@ -124,4 +126,25 @@ fn the_verbs_publish_with_a_key_and_go_on_after_an_id() {
         assert_eq!(program.next_line(), "two");
         assert_eq!(program.next_note(), "fanwheel: following d.a, after the last event seen");
     });
+}
+
+#[test]
+fn a_history_of_large_events_is_read_on_without_waiting_for_anything_else() {
+    // No timer of a stream fires within the test's patience.
+    let config = "[limits]\nheartbeat = '60s'\n[[class]]\npattern = 'd.*'\nkind = 'durable'\n";
+    Node::each_as(
+        || Launch::serve().config(config),
+        |node| {
+            let data = "x".repeat(300 << 10);
+            let ids: Vec<String> = (0..12).map(|_| publish(node, "d.large", &data)).collect();
+            let mut stream = Stream::open(&node.server, "topic=d.large&last_event_id=earliest");
+            let deadline = Instant::now() + PATIENCE;
+            for id in ids {
+                match stream.next_item(deadline) {
+                    Some(Item::Event(event)) => assert_eq!((event.id, event.data.len()), (Some(id), data.len())),
+                    other => panic!("{other:?} instead of {id}"),
+                }
+            }
+        },
+    );
 }

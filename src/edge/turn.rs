@@ -1,7 +1,7 @@
 //! The turn: what one shard does, over and over, on its own thread.
 //!
 //! ```text
-//!  timers → newcomers → inbox (a portion) → answers → wishes → sweep (a slice) → sockets → calls → yield
+//!  timers → newcomers → inbox (a portion) → answers → sweep (a slice) → wishes → sockets → calls → yield
 //! ```
 //!
 //! Between two slices, or after eight at the latest, the runtime runs accepts, requests and Redis; when
@@ -136,8 +136,9 @@ impl Turn {
             has_more |= self.take_inbound();
             has_more |= self.shard.catch_up(&mut self.ports);
             has_more |= self.take_answers();
-            has_more |= self.pass_wishes();
             has_more |= self.shard.sweep(&mut self.ports, SLICE_SENDS);
+            // Behind the sweep: a reader that was served may want the next page of its history.
+            has_more |= self.pass_wishes();
             self.shard.note_written(self.clock.now_us());
             has_more |= self.poll_sockets();
             has_more |= self.answer_calls();

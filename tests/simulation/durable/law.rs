@@ -524,11 +524,8 @@ impl Reader {
         }
         let states = truth.states_within(since, said);
         let ages = states.last().map(|state| (state.age(at.tag), state.age(id.tag)));
-        if states.iter().any(|state| state.worth(at) == Worth::Diverged) {
-            must!(
-                place.count > shared || at.tag == id.tag || id.stamp < at.stamp,
-                "diverged from {at}, which is on the way to {id}"
-            );
+        let is_beyond = place.count > shared || at.tag == id.tag || id.stamp < at.stamp;
+        if is_beyond && states.iter().any(|state| state.worth(at) == Worth::Diverged) {
             if let (Some((Some(from), Some(to))), Some(state)) = (ages, states.last()) {
                 let passed = state.fences.get(from..to).unwrap_or_default().iter().map(|fence| fence.0);
                 self.conn().told.extend(passed);
