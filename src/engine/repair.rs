@@ -255,6 +255,8 @@ impl<P> Shard<P> {
         let here = EventId { stamp: self.partition.watermark, tag: before.tag };
         if before.tag != marker.chain.tag {
             self.note_crossing(before.tag);
+            // Pages may hold what lies beyond the fence, and beyond the watermark when they were read.
+            self.partition.pages.begin_era();
         }
         if planted!("fence-ignored") {
             return;

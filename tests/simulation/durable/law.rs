@@ -487,10 +487,12 @@ impl Reader {
             let excused = self.conn().excused.remove(&topic);
             self.conn().trimmed.insert(topic);
             // What is gone may also lie ahead: it is told before the next event of whichever topic.
-            let now = truth.state().tag;
-            let path = if truth.shared(id.tag, now) >= from { now } else { id.tag };
-            let next = truth.between(path, from, usize::MAX, &[topic]).first().copied();
-            let ahead = next.is_some_and(|number| truth.events[number].gone.is_some_and(|gone| gone <= said));
+            let is_gone = |number: usize| truth.events[number].gone.is_some_and(|gone| gone <= said);
+            let is_ahead = |tag: Tag| {
+                let next = truth.between(tag, from, usize::MAX, &[topic]).first().copied();
+                truth.shared(id.tag, tag) >= from && next.is_some_and(is_gone)
+            };
+            let ahead = is_ahead(id.tag) || truth.states_within(0, said).iter().any(|state| is_ahead(state.tag));
             let lost = self.debts.remove(&topic) || excused || ahead;
             // A topic whose index entry was forgotten may have had events up to the horizon.
             let since = truth.first_honoured(at).unwrap_or(0);
