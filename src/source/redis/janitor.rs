@@ -2,7 +2,7 @@
 //!
 //! Every node has one, on its first shard, and all of them do the same: a piece of the index every few seconds. What
 //! always holds: of a topic no more is dropped than its class says, and a topic is forgotten only when its last event
-//! is [`FORGET_MS`] behind the newest of all; the horizon then remembers that there may have been events.
+//! is `FORGET_MS` behind the newest of all; the horizon then remembers that there may have been events.
 
 use std::rc::Rc;
 use std::time::Duration;

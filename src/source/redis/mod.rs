@@ -8,8 +8,8 @@
 //!                               └── markers, reads ◄── interest ◄────────────────┘
 //! ```
 //!
-//! Live topics are PUBLISH and nothing else. Durable ones are the script's ([`scripts`]): events are published in
-//! batches ([`batches`]), pages read ([`reader`]), what is too old is dropped ([`janitor`]).
+//! Live topics are PUBLISH and nothing else. Durable ones are the script's (`scripts`): events are published in
+//! batches (`batches`), pages read (`reader`), what is too old is dropped ([`janitor`]).
 //!
 //! What always holds: a topic's confirmation stands in the inbox in its place among the messages;
 //! messages of a connection that was given up are dropped; a lost connection is told to the engine

@@ -12,8 +12,8 @@
 //! not known to be in vain, and is refused at once after one that failed, until one succeeds. A link
 //! that ends is noticed when it ends, not by the next publish. Each publish has a deadline.
 //!
-//! Calls of the script go over the same link: publishes on durable topics ([`batches`](super::batches)), reads
-//! ([`reader`](super::reader)), markers. What the server's run is stays with the link it was told on.
+//! Calls of the script go over the same link: publishes on durable topics (`batches`), reads
+//! (`reader`), markers. What the server's run is stays with the link it was told on.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
