@@ -287,6 +287,17 @@ impl Admin {
             ResetReason::ALL
                 .map(|reason| (vec![("reason", reason.label())], sum(&|counters| counters.resets[reason as usize]))),
         );
+        page.counter(
+            "fanwheel_replays",
+            "Times a stream was served from a position in the history",
+            sum(&|counters| counters.replays),
+        );
+        page.counter("fanwheel_history_reads", "Reads of the history", sum(&|counters| counters.reads));
+        page.counter(
+            "fanwheel_repairs",
+            "Times a shard caught up from the history with what it had missed",
+            sum(&|counters| counters.repairs),
+        );
         page.gauge(
             "fanwheel_log_bytes",
             "Bytes of logs and of unfinished writes",

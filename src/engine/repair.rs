@@ -192,8 +192,8 @@ impl<P> Shard<P> {
         if self.partition.strange.is_some_and(|tag| marker.chain.knows(tag)) {
             self.partition.strange = None;
         }
-        let behind = self.topics.settled();
-        if (is_held || is_other) && !behind.is_empty() {
+        let behind = if is_held || is_other { self.topics.settled() } else { Vec::new() };
+        if !behind.is_empty() {
             self.begin_catching_up(behind, marker.last);
         } else {
             self.partition.hold = None;
