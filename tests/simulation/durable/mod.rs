@@ -20,6 +20,7 @@
 
 mod law;
 mod law_tests;
+#[cfg(fanwheel_mutants)]
 mod planted;
 mod redis;
 mod seat;
