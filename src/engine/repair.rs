@@ -262,7 +262,7 @@ impl<P> Shard<P> {
             return;
         }
         match marker.chain.judge(here, marker.last) {
-            Verdict::Honoured => {}
+            Verdict::Honoured => self.forget_beyond(marker, before.tag),
             Verdict::Diverged(fence) => {
                 if before.tag != marker.chain.tag {
                     self.partition.lossy = Some(before.tag);
@@ -275,6 +275,18 @@ impl<P> Shard<P> {
             }
         }
         self.tell_losses(sink);
+    }
+
+    /// Topics that were settled in a repair which did not end may have been read further than the shard has got.
+    fn forget_beyond(&mut self, marker: &Marker, before: Tag) {
+        let furthest = EventId { stamp: Stamp::MAX, tag: before };
+        let Verdict::Diverged(fence) = marker.chain.judge(furthest, marker.last) else { return };
+        for key in self.topics.settled() {
+            let past = self.topics.at(key.slot).past.as_mut().expect("it is settled");
+            if past.held.upto > fence.stamp {
+                past.begin_at(fence.stamp);
+            }
+        }
     }
 
     /// What the shard holds beyond `to` is no longer part of the history.
