@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod redis;
 pub mod server;
 pub mod sse;
+pub mod trial;
 pub mod wire;
 
 use std::time::{Duration, Instant};

@@ -23,9 +23,9 @@ mod socket;
 mod source;
 mod world;
 
-use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::common::trial::{number, record};
 use world::{Tally, World};
 
 /// Seeds of an ordinary test run: about seven seconds without optimisation.
@@ -33,37 +33,26 @@ const SEEDS: u64 = 400;
 
 #[test]
 fn every_reader_sees_what_was_published_or_is_told() {
-    let first = number("FANWHEEL_TEST_SEED").unwrap_or(1);
-    let count = number("FANWHEEL_TEST_SIMULATIONS").unwrap_or(SEEDS);
-    let mut failed = Vec::new();
     let mut tally = Tally::default();
-    for seed in first..first + count {
-        match catch_unwind(AssertUnwindSafe(|| World::new(seed, count == 1).run())) {
-            Ok(done) => tally.add(&done),
-            Err(_) => {
-                eprintln!("seed {seed} failed: FANWHEEL_TEST_SIMULATIONS=1 FANWHEEL_TEST_SEED={seed} shows its steps");
-                failed.push(seed);
-            }
-        }
-    }
-    if let Ok(file) = std::env::var("FANWHEEL_TEST_RECORD") {
-        record(&file, &format!("{} {first} {count} {}", commit(), failed.len()));
-    }
-    assert!(failed.is_empty(), "{} of {count} seeds failed: {failed:?}", failed.len());
+    let count = run_seeds("FANWHEEL_TEST_SIMULATIONS", "FANWHEEL_TEST_SEED", SEEDS, "", |seed, trace| {
+        tally.add(&World::new(seed, trace).run());
+    });
     assert!(count < SEEDS || tally.is_complete(), "something never happened: {tally:?}");
 }
 
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
-}
-
-fn commit() -> String {
-    let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
-    git.map_or_else(|_| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn record(file: &str, line: &str) {
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
-    writeln!(file, "{line}").unwrap();
+/// Runs as many seeds as the first variable says, from the one in the second on; of one seed every step is shown. All must
+/// pass. Gives how many there were.
+fn run_seeds(count: &str, first: &str, usual: u64, name: &str, mut run: impl FnMut(u64, bool)) -> u64 {
+    let (number_of, seed_of) = (count, first);
+    let (first, count) = (number(first).unwrap_or(1), number(count).unwrap_or(usual));
+    let mut failed = Vec::new();
+    for seed in first..first + count {
+        if catch_unwind(AssertUnwindSafe(|| run(seed, count == 1))).is_err() {
+            eprintln!("seed {seed} failed: {number_of}=1 {seed_of}={seed} shows its steps");
+            failed.push(seed);
+        }
+    }
+    record(&format!("{first} {count} {} {name}", failed.len()));
+    assert!(failed.is_empty(), "{} of {count} seeds failed: {failed:?}", failed.len());
+    count
 }

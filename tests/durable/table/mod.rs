@@ -4,10 +4,10 @@ mod cluster;
 mod crashes;
 mod depth;
 
-use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::{Case, Outcome, rows};
+use crate::common::trial::{number, record};
 use cluster::Cluster;
 
 /// Runs a row as often as is asked for, records what came of it, and insists on the promise.
@@ -20,27 +20,10 @@ fn run(row: &str, usual: u64, play: impl FnOnce(&Case) -> Outcome) {
         Ok(outcome) => (outcome.violations(), &*outcome.figures),
         Err(_) => (1, "it did not end"),
     };
-    if let Ok(file) = std::env::var("FANWHEEL_TEST_RECORD") {
-        record(&file, &format!("{} {row} {seed} {start} {} {violations} {figures}", commit(), case.count));
-    }
+    record(&format!("{row} {seed} {start} {} {violations} {figures}", case.count));
     let outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
     println!("{row} {case:?}: {}{}", outcome.report, outcome.figures);
     assert!(violations == 0, "{violations} violations: {outcome:?}");
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
-}
-
-fn commit() -> String {
-    let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
-    git.map_or_else(|_| "unknown".into(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn record(file: &str, line: &str) {
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
-    writeln!(file, "{}", line.trim_end()).unwrap();
 }
 
 #[test]

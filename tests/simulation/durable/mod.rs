@@ -27,8 +27,6 @@ mod seat;
 mod truth;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use law::Seen;
 use world::World;
 
@@ -89,23 +87,10 @@ impl Tally {
 
 #[test]
 fn every_client_sees_the_history_or_is_told() {
-    let first = super::number("FANWHEEL_TEST_DURABLE_SEED").unwrap_or(1);
-    let count = super::number("FANWHEEL_TEST_DURABLE_SIMULATIONS").unwrap_or(SEEDS);
-    let mut failed = Vec::new();
+    let (count_of, seed_of) = ("FANWHEEL_TEST_DURABLE_SIMULATIONS", "FANWHEEL_TEST_DURABLE_SEED");
     let mut tally = Tally::default();
-    for seed in first..first + count {
-        match catch_unwind(AssertUnwindSafe(|| World::new(seed, count == 1).run())) {
-            Ok(done) => tally.add(&done),
-            Err(_) => {
-                let (number, of) = ("FANWHEEL_TEST_DURABLE_SIMULATIONS=1", "FANWHEEL_TEST_DURABLE_SEED");
-                eprintln!("seed {seed} failed: {number} {of}={seed} shows its steps");
-                failed.push(seed);
-            }
-        }
-    }
-    if let Ok(file) = std::env::var("FANWHEEL_TEST_RECORD") {
-        super::record(&file, &format!("{} {first} {count} {} durable", super::commit(), failed.len()));
-    }
-    assert!(failed.is_empty(), "{} of {count} seeds failed: {failed:?}", failed.len());
+    let count = super::run_seeds(count_of, seed_of, SEEDS, "durable", |seed, trace| {
+        tally.add(&World::new(seed, trace).run());
+    });
     assert!(count < SEEDS || tally.is_complete(), "something never happened: {tally:?}");
 }
