@@ -440,8 +440,15 @@ impl<P> Shard<P> {
         if is_current && !(self.partition.chain().is_as(&marker.chain) && asked.upto <= marker.last) {
             // The history has changed, and this shard has yet to hear of it.
             is_current = false;
-            let is_ours = matches!(asked.purpose, Purpose::Repair(number, _) if self.partition.repairs == number);
-            if is_ours || !self.partition.is_holding() {
+            // A hold that waits for something learns of it with its marker, and not before all topics are confirmed.
+            let begins = match &self.partition.hold {
+                None => true,
+                Some(Hold { stage: Stage::Reading(catch_up), .. }) => {
+                    matches!(asked.purpose, Purpose::Repair(number, _) if number == catch_up.number)
+                }
+                Some(_) => false,
+            };
+            if begins {
                 self.partition.hold_at(Stage::Barrier);
             }
         }
