@@ -495,7 +495,8 @@ impl Reader {
             let ahead = is_ahead(id.tag) || truth.states_within(0, said).iter().any(|state| is_ahead(state.tag));
             let lost = self.debts.remove(&topic) || excused || ahead;
             // A topic whose index entry was forgotten may have had events up to the horizon.
-            let since = truth.first_honoured(at).unwrap_or(0);
+            // Since its number: a position that was made up may have a tag that is younger.
+            let since = truth.states.iter().find(|state| state.last >= at.stamp).map_or(0, |state| state.at);
             let mut states = truth.states_within(since, said).iter();
             let unknown = states.any(|state| state.indexed & 1 << topic == 0 && state.horizon >= at.stamp);
             must!(lost || unknown, "trimmed {topic} from {at} to {id}, and nothing was");
