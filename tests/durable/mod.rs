@@ -14,12 +14,12 @@
 //! | Redis falls back to what it saved, or forgets all | `FANWHEEL_TEST_LOSSES` | 2 | 200 | one for each |
 //! | nodes crash | `FANWHEEL_TEST_NODE_KILLS` | 3 | 200 | no reset |
 //! | readers come back after a trim | `FANWHEEL_TEST_TRIMS` | 12 | 1,000 | one for each |
-//! | several at once | `FANWHEEL_TEST_MIXED` (seconds) | 4 | 300 | no reset |
+//! | several at once | `FANWHEEL_TEST_MIXED` (seconds) | 4 | 1,800 | no reset |
 //! | a resume in a long history | `FANWHEEL_TEST_DEPTH` (events) | 5,000 | 1,000,000 | |
 //!
 //! The first and the trims also run without Redis, as `FANWHEEL_TEST_CUTS_EMBEDDED` and `…_TRIMS_EMBEDDED`.
-//! With its variable set a row runs so often with 2,000 readers, 50 topics and 500 events a second, without it with
-//! a few; that is for `cargo test --release`, and a machine that has the cores. Readers follow one to four topics.
+//! With its variable set a row runs so often with 500 events a second on 1,000 topics and 2,000 readers of 50 topics
+//! each; that is for `cargo test --release`. Without it with a few readers of one to four of six topics.
 //! `FANWHEEL_TEST_SEED` decides which, and each fault; `FANWHEEL_TEST_START` is the first fault's number.
 //! `FANWHEEL_TEST_RECORD` names a file that gets a line per row: commit, row, seed, start, number of faults,
 //! violations, figures. `FANWHEEL_TEST_MUTANT` plants a fault in every node (`src/mutant.rs`): the rows it concerns

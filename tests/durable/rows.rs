@@ -16,7 +16,7 @@ pub const KEPT: u32 = 40;
 
 impl Case {
     fn plan(&self, prefix: &str) -> Plan {
-        let (topics, rate) = if self.full { (50, 500) } else { (6, 200) };
+        let (topics, rate) = if self.full { (1_000, 500) } else { (6, 200) };
         let topics = (0..topics).map(|number| format!("{prefix}.{number}")).collect();
         Plan { topics, rate, seed: self.seed, bytes_max: 30_000 }
     }
@@ -26,7 +26,8 @@ impl Case {
     }
 
     pub fn start(&self, nodes: &Nodes) -> Scene {
-        Scene::start(nodes, &self.plan("d"), self.readers(), 4)
+        let each = if self.full { 50..=50 } else { 1..=4 };
+        Scene::start(nodes, &self.plan("d"), self.readers(), each)
     }
 
     /// The numbers of its faults, each with chance of its own: a run can be taken up in the middle.
@@ -79,7 +80,7 @@ pub fn trims(nodes: &Nodes, case: &Case) -> Outcome {
     let topics: Vec<String> = ["kept.0", "kept.1", "kept.2", "aged.0", "aged.1", "aged.2"].map(str::to_owned).to_vec();
     let plan = Plan { rate: if case.full { 500 } else { 300 }, topics: topics.clone(), ..case.plan("") };
     // These stay, and read on meanwhile.
-    let mut scene = Scene::start(nodes, &plan, 6, 3);
+    let mut scene = Scene::start(nodes, &plan, 6, 1..=3);
     for (from, kept) in [(0, Some(KEPT)), (3, None)] {
         let topics = topics[from..from + 3].iter().filter_map(|name| scene.swarm.log.topic(name)).collect();
         let cause = Cause::Trim { kept };

@@ -1,5 +1,6 @@
 //! Readers and publishers around some nodes, from the first stream to the verdict.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,9 +23,9 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Readers of one to `most` of the plan's topics each. They open their streams on a history that is there and
+    /// Readers of so many (`each`) of the plan's topics. They open their streams on a history that is there and
     /// does not grow; then it goes on.
-    pub fn start(nodes: &Nodes, plan: &Plan, readers: usize, most: usize) -> Scene {
+    pub fn start(nodes: &Nodes, plan: &Plan, readers: usize, each: RangeInclusive<usize>) -> Scene {
         let mut rng = fastrand::Rng::with_seed(plan.seed);
         let swarm = Swarm::new(&plan.topics, Arc::clone(nodes), plan.seed);
         let earlier = Plan { seed: !plan.seed, ..plan.clone() };
@@ -34,7 +35,7 @@ impl Scene {
         scene.run_until("publishers to settle what they have", |scene| scene.publisher.has_ended());
         scene.turn();
         for _ in 0..readers {
-            let count = rng.usize(1..=most.min(plan.topics.len()));
+            let count = rng.usize(each.clone());
             let first = [Position::Now, Position::Now, Position::Earliest, Position::Last(5)][rng.usize(..4)];
             scene.swarm.add(&rng.choose_multiple(plan.topics.iter().cloned(), count), first);
         }

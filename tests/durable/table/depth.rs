@@ -14,49 +14,61 @@ use crate::common::{PATIENCE, Wire};
 
 /// Events of a page of `POST /publish`.
 const PAGE: u64 = 1_000;
+/// Events that are missed: more than a node has in its log, so that the history is asked.
+const MISSED: usize = 100;
 /// Resumes that a latency is the median of.
-const RESUMES: usize = 21;
+const RESUMES: usize = 101;
 
 /// What a resume costs does not depend on how much history lies before it.
 pub fn depth(cluster: &Cluster, case: &Case) -> Outcome {
-    let shallow = resume_latency(cluster, "d.shallow", PAGE);
-    let deep = resume_latency(cluster, "d.deep", case.count.max(PAGE));
-    let ratio = deep.as_secs_f64() / shallow.as_secs_f64();
+    let address = cluster.node(0).public;
+    let histories = [("d.shallow", PAGE), ("d.deep", case.count.max(PAGE))];
+    let newest = histories.map(|(topic, count)| fill(address, topic, count));
+    let mut times = [const { Vec::new() }; 2];
+    // In turn, so that what else the machine does slows down both; each at a place of its own.
+    for resume in 0..RESUMES {
+        for (which, (topic, _)) in histories.iter().enumerate() {
+            let after = &newest[which][newest[which].len() - 1 - MISSED - resume];
+            times[which].push(time_to_resume(address, topic, after));
+        }
+    }
+    let [shallow, deep] = times.map(|mut times| {
+        times.sort_unstable();
+        times[RESUMES / 2]
+    });
     let figures = format!(
-        "resume {} us of {PAGE}, {} us of {}: ratio {ratio:.2}",
+        "resume {} us of {PAGE}, {} us of {}: ratio {:.2}",
         shallow.as_micros(),
         deep.as_micros(),
-        case.count
+        case.count,
+        deep.as_secs_f64() / shallow.as_secs_f64()
     );
     Outcome { figures, ..Outcome::of(Report::default()) }
 }
 
-fn resume_latency(cluster: &Cluster, topic: &str, count: u64) -> Duration {
-    let address = cluster.node(0).public;
+/// Publishes so many events. The ids of the newest page, oldest first.
+fn fill(address: SocketAddr, topic: &str, count: u64) -> Vec<String> {
     let mut wire = Wire::connect(address);
-    let mut last_page = Vec::new();
+    let mut newest = Vec::new();
     for page in 0..count.div_ceil(PAGE) {
         let event = |number: u64| json!({"topic": topic, "data": format!("{page} {number}")});
         let body = json!((0..PAGE).map(event).collect::<Vec<_>>()).to_string();
         let answer = wire.ask("POST", "/publish", &[], body.as_bytes());
         assert_eq!(answer.status(), 200, "{}", answer.text());
         let ids = answer.json();
-        last_page = ids.as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
+        newest = ids.as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect();
     }
-    let after = &last_page[last_page.len() - 11];
-    let mut times: Vec<Duration> = (0..RESUMES).map(|_| time_to_resume(address, topic, after)).collect();
-    times.sort_unstable();
-    times[RESUMES / 2]
+    newest
 }
 
-/// From the request to the ten events that are missing.
+/// From the request to the last of so many events that were missed.
 fn time_to_resume(address: SocketAddr, topic: &str, after: &str) -> Duration {
     let mut wire = Wire::connect(address);
     let begun = Instant::now();
     wire.send(&raw("GET", &format!("/events?topic={topic}"), &[("last-event-id", after)], b""));
     let (mut decoder, mut events, mut last) = (Decoder::default(), 0, Id::parse(after));
-    while events < 10 {
-        assert_eq!(wire.fill(begun + PATIENCE), Some(true), "{events} of 10 events came");
+    while events < MISSED {
+        assert_eq!(wire.fill(begun + PATIENCE), Some(true), "{events} of {MISSED} events came");
         let bytes = wire.take(wire.unread().len());
         let hear = |block: Block<'_>| {
             if block.name == "message" {
