@@ -55,6 +55,8 @@ pub struct Outcome {
     resets: Option<u64>,
     /// Readers that were not told as often as they had to be.
     miscounted: u64,
+    /// Targets of time that were missed.
+    missed_targets: u64,
     /// What was measured.
     figures: String,
 }
@@ -63,7 +65,7 @@ impl Outcome {
     fn violations(&self) -> u64 {
         let resets = self.report.resets();
         let beside = self.resets.map_or(resets, |least| least.saturating_sub(resets));
-        self.report.violations() + beside + self.miscounted
+        self.report.violations() + beside + self.miscounted + self.missed_targets
     }
 }
 

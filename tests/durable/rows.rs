@@ -40,7 +40,7 @@ impl Case {
 
 impl Outcome {
     pub fn of(report: Report) -> Outcome {
-        Outcome { report, resets: None, miscounted: 0, figures: String::new() }
+        Outcome { report, resets: None, miscounted: 0, missed_targets: 0, figures: String::new() }
     }
 }
 
