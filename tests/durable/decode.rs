@@ -30,7 +30,8 @@ enum Stage {
     Chunk(usize),
     /// CR LF after a chunk.
     Gap,
-    /// The last chunk has been read.
+    /// The blank line behind the last chunk.
+    Last,
     End,
 }
 
@@ -57,7 +58,7 @@ impl Decoder {
     pub fn decode(&mut self, mut bytes: &[u8], mut hear: impl FnMut(Block<'_>)) -> Result<(), String> {
         while !bytes.is_empty() {
             match self.stage {
-                Stage::Head | Stage::Size | Stage::Gap => {
+                Stage::Head | Stage::Size | Stage::Gap | Stage::Last => {
                     let Some(line) = self.take_line(&mut bytes) else { return Ok(()) };
                     self.handle_line(&line)?;
                 }
@@ -94,9 +95,10 @@ impl Decoder {
             }
             Stage::Head => {}
             Stage::Gap if line.is_empty() => self.stage = Stage::Size,
+            Stage::Last if line.is_empty() => self.stage = Stage::End,
             Stage::Size => {
                 let size = usize::from_str_radix(line, 16).map_err(|_| format!("no chunk size: {line}"))?;
-                self.stage = if size == 0 { Stage::End } else { Stage::Chunk(size) };
+                self.stage = if size == 0 { Stage::Last } else { Stage::Chunk(size) };
             }
             _ => return Err(format!("a chunk does not end before {line}")),
         }
@@ -159,7 +161,7 @@ fn a_stream_cut_anywhere_is_read_alike_and_half_a_block_is_none() {
     let blocks =
         [":\n", "event: fanwheel.open\ndata: {}\nid: 1-0-abcd\nretry: 5\n\n", "data: a\ndata: b\nid: 2-0-abcd\n\n"];
     let body: String = blocks.iter().map(|text| chunk(text)).collect();
-    let wire = format!("{head}{body}0\r\n");
+    let wire = format!("{head}{body}0\r\n\r\n");
     let expected = ["fanwheel.open {} 1-0-abcd", "message a\nb 2-0-abcd"];
     for cut in 0..=wire.len() {
         let (mut decoder, mut heard) = (Decoder::default(), Vec::new());
@@ -174,6 +176,7 @@ fn a_stream_cut_anywhere_is_read_alike_and_half_a_block_is_none() {
         }
         assert_eq!(heard, expected, "cut at {cut}");
         assert!(decoder.is_over());
+        assert!(decoder.decode(b"x", |_| ()).is_err_and(|error| error.contains("after the end")));
     }
     let refused = Decoder::default().decode(b"HTTP/1.1 503 no\r\n", |_| ());
     assert!(refused.is_err_and(|error| error.contains("503")));
