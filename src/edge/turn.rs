@@ -217,7 +217,7 @@ impl Turn {
                         self.shard.handle_unsubscribed(&topic);
                     }
                 }
-                Wish::Barrier => self.interest.barrier(),
+                Wish::Barrier(question) => self.interest.barrier(question),
                 Wish::Read(number, read) => self.interest.read(number, read),
                 Wish::MarkLossy(tag) => self.interest.mark_lossy(tag),
             }

@@ -313,10 +313,10 @@ impl<P> Shard<P> {
         let is_here = self.topics.get(key).is_some_and(|topic| topic.past.as_ref().is_some_and(|past| past.settled));
         match item {
             Item::Loss if is_here => {
-                if !self.run.is_empty() {
+                let (lost, place) = (catch_up.lost(index), catch_up.place_of_loss(index));
+                if !self.come_to_a_stand() {
                     return Progress::NeedsSweep;
                 }
-                let (lost, place) = (catch_up.lost(index), catch_up.place_of_loss(index));
                 let tag = self.partition.chain().id_of(place).tag;
                 self.pass_losses(sink, tag);
                 self.tell_trimmed(sink, key, lost, place);

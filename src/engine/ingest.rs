@@ -33,7 +33,7 @@ impl<P> Shard<P> {
     pub fn ingest<S: Sink<Port = P>>(&mut self, sink: &mut S, message: Inbound) -> Ingested {
         let waits_for_sweep = match &message {
             Inbound::Event(event) if event.stored.is_some() => return self.ingest_durable(sink, Arc::clone(event)),
-            Inbound::Marker(marker) => !self.handle_marker(sink, marker),
+            Inbound::Marker(question, marker) => !self.handle_marker(sink, *question, marker),
             Inbound::Chain(chain) => !self.handle_chain(sink, chain),
             Inbound::Event(event) => !self.make_room(sink, event),
             Inbound::TooLarge(topic) | Inbound::Unsubscribed(topic) => self.is_dirty(topic),
@@ -51,7 +51,7 @@ impl<P> Shard<P> {
             Inbound::Subscribed(topic) => self.handle_subscribed(&topic),
             Inbound::Unsubscribed(topic) => self.handle_unsubscribed(&topic),
             Inbound::Refused(topic) => self.handle_refused(&topic),
-            Inbound::Marker(_) | Inbound::Chain(_) => {}
+            Inbound::Marker(..) | Inbound::Chain(_) => {}
         }
         Ingested::Done
     }

@@ -146,8 +146,9 @@ pub trait Interest {
     fn subscribe(&mut self, topic: &Topic) -> Confirmation;
     /// Asks for no more of them.
     fn unsubscribe(&mut self, topic: &Topic) -> Confirmation;
-    /// Asks for an [`Inbound::Marker`]. It may be lost with the connection, or where the inbox runs over.
-    fn barrier(&mut self);
+    /// Asks for an [`Inbound::Marker`], which carries the question's number. It may be lost with the connection, or
+    /// where the inbox runs over. Questions grow; of several that wait the greatest stands for all.
+    fn barrier(&mut self, question: u64);
     /// Reads the past. Answered with an [`Answered`] of this number, however long that takes: reads outlive connections.
     fn read(&mut self, number: u64, read: Read);
     /// Tells all nodes that events beyond the fence of this incarnation were delivered, and are lost.
@@ -181,8 +182,8 @@ pub enum Inbound {
     Unsubscribed(Topic),
     /// A subscription is not allowed.
     Refused(Topic),
-    /// A place in the history; see [`Marker`].
-    Marker(Arc<Marker>),
+    /// A place in the history, taken after this question was asked; see [`Marker`].
+    Marker(u64, Arc<Marker>),
     /// The incarnations, of which one is now known to have lost something.
     Chain(Arc<Chain>),
 }
@@ -208,7 +209,7 @@ pub enum Wish {
     /// See [`Interest::unsubscribe`].
     Unsubscribe(Topic),
     /// See [`Interest::barrier`].
-    Barrier,
+    Barrier(u64),
     /// See [`Interest::read`].
     Read(u64, Read),
     /// See [`Interest::mark_lossy`].

@@ -29,9 +29,13 @@ pub(super) struct Partition {
     pub(super) asked_at: Option<u32>,
     /// Topics that are confirmed and wait for a marker.
     pub(super) unsettled: Vec<Key>,
-    /// Readers that wait for a marker which is asked for from now on, and for the one that is under way.
+    /// The newest question for a marker.
+    pub(super) question: u64,
+    /// Readers that wait for a marker which is asked for from now on.
     pub(super) ahead: Vec<ConnId>,
-    pub(super) ahead_asked: Vec<ConnId>,
+    /// Readers that wait for the answer to this question or a later one, the longest waiting first. The answer to an
+    /// earlier one knows nothing of what they have seen elsewhere.
+    pub(super) ahead_asked: VecDeque<(u64, ConnId)>,
     /// Readers that wait for a tail: what they want may be in it.
     pub(super) behind_tails: Vec<ConnId>,
     /// Readers that wait for the end of the hold.
@@ -79,8 +83,9 @@ impl Default for Partition {
             wants_barrier: false,
             asked_at: None,
             unsettled: Vec::new(),
+            question: 0,
             ahead: Vec::new(),
-            ahead_asked: Vec::new(),
+            ahead_asked: VecDeque::new(),
             behind_tails: Vec::new(),
             held_back: Vec::new(),
             strange: None,
@@ -133,25 +138,36 @@ impl Partition {
         self.wants_barrier = true;
     }
 
-    /// True exactly when a marker is to be asked for now.
-    pub(super) fn take_barrier(&mut self, now: u32) -> bool {
+    /// The question with which a marker is to be asked for now.
+    pub(super) fn take_barrier(&mut self, now: u32) -> Option<u64> {
         let may_ask = match &self.hold {
             None => true,
             Some(hold) => matches!(hold.stage, Stage::Barrier),
         };
         if !self.wants_barrier || self.asked_at.is_some() || !may_ask {
-            return false;
+            return None;
         }
         self.wants_barrier = false;
         self.asked_at = Some(now);
-        self.ahead_asked.append(&mut self.ahead);
-        true
+        self.question += 1;
+        let question = self.question;
+        self.ahead_asked.extend(self.ahead.drain(..).map(|id| (question, id)));
+        Some(question)
     }
 
-    /// What was asked for may be lost: it is asked for again.
+    /// What was asked for may be lost: it is asked for again. Whoever waits may still be answered by it.
     pub(super) fn ask_again(&mut self) {
         self.wants_barrier |= self.asked_at.take().is_some();
-        self.ahead.append(&mut self.ahead_asked);
+    }
+
+    /// The answer to a question has come: the readers that waited for it.
+    pub(super) fn take_answered(&mut self, question: u64) -> Vec<ConnId> {
+        if question >= self.question {
+            self.asked_at = None;
+        }
+        let is_answered = |&(asked, _): &(u64, ConnId)| asked <= question;
+        let count = self.ahead_asked.iter().take_while(|asked| is_answered(asked)).count();
+        self.ahead_asked.drain(..count).map(|(_, id)| id).collect()
     }
 
     /// Asks again for a marker that does not come.
@@ -195,5 +211,38 @@ impl Partition {
         }
         hold.bytes = bytes;
         hold.queue.push_back(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_for_those_who_waited_when_it_was_asked_for() {
+        let (early, late) = (ConnId { slot: 1, generation: 1 }, ConnId { slot: 2, generation: 1 });
+        let mut partition = Partition::default();
+        partition.await_marker(early);
+        let first = partition.take_barrier(0).expect("a question");
+        // What it has seen elsewhere may lie beyond the marker that is on its way.
+        partition.await_marker(late);
+        assert_eq!(partition.take_barrier(1), None, "one question at a time");
+        partition.repeat_barrier(BARRIER_TICKS);
+        let second = partition.take_barrier(BARRIER_TICKS).expect("asked again");
+        assert_eq!(partition.take_answered(first), [early]);
+        assert!(partition.barrier_deadline().is_some(), "the second is still to be answered");
+        assert_eq!(partition.take_answered(second), [late]);
+        assert_eq!(partition.barrier_deadline(), None);
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_is_made_good_by_a_later_one() {
+        let early = ConnId { slot: 1, generation: 1 };
+        let mut partition = Partition::default();
+        partition.await_marker(early);
+        partition.take_barrier(0).expect("a question");
+        partition.ask_again();
+        let second = partition.take_barrier(1).expect("asked again");
+        assert_eq!(partition.take_answered(second), [early]);
     }
 }

@@ -30,7 +30,7 @@ use crate::engine::pages::Purpose;
 use crate::engine::partition::{Hold, Stage};
 use crate::engine::past::{Held, Past, TAIL_BYTES_MAX, TAIL_EVENTS_MAX};
 use crate::engine::registry::Subscription;
-use crate::engine::shard::Shard;
+use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
 use crate::engine::{Inbound, Ingested, Sink};
 use crate::event::{Event, EventId, Stamp, Stored, Tag};
@@ -88,16 +88,13 @@ impl<P> Shard<P> {
         if planted!("overrun-ignored") {
             return;
         }
+        // A marker may be among what was dropped.
+        self.partition.ask_again();
         match &mut self.partition.hold {
             Some(Hold { stage: Stage::Reading(_) | Stage::Releasing, overrun, .. }) => *overrun = true,
-            Some(_) => self.partition.ask_again(),
-            None => {
-                // A marker may be among what was dropped.
-                self.partition.ask_again();
-                if !self.topics.settled().is_empty() {
-                    self.partition.hold_at(Stage::Barrier);
-                }
-            }
+            Some(_) => {}
+            None if self.topics.settled().is_empty() => {}
+            None => self.partition.hold_at(Stage::Barrier),
         }
     }
 
@@ -170,19 +167,24 @@ impl<P> Shard<P> {
     }
 
     /// Takes a place in the history. False when a sweep must come first.
-    pub(super) fn handle_marker<S: Sink<Port = P>>(&mut self, sink: &mut S, marker: &Marker) -> bool {
+    pub(super) fn handle_marker<S: Sink<Port = P>>(&mut self, sink: &mut S, question: u64, marker: &Marker) -> bool {
         let is_held = match &self.partition.hold {
             None => false,
             Some(Hold { stage: Stage::Barrier, .. }) => true,
-            // Of another question: what is being done does not need it.
-            Some(_) => return true,
+            // What is being done does not need it; who waits for it is answered behind that.
+            Some(_) => {
+                if question >= self.partition.question {
+                    self.partition.ask_again();
+                }
+                return true;
+            }
         };
         let is_other = self.partition.chain.as_ref().is_none_or(|chain| *chain != marker.chain)
             || marker.last < self.partition.watermark;
-        if (is_held || is_other) && !self.run.is_empty() {
+        if (is_held || is_other) && !self.come_to_a_stand() {
             return false;
         }
-        self.partition.asked_at = None;
+        let answered = self.partition.take_answered(question);
         if is_other {
             self.take_chain(sink, marker);
         } else {
@@ -200,7 +202,7 @@ impl<P> Shard<P> {
             self.partition.watermark = marker.last;
         }
         self.settle_topics(marker.last);
-        for id in std::mem::take(&mut self.partition.ahead_asked) {
+        for id in answered {
             if let Some(place) = self.places.get_mut(&id.slot).filter(|_| self.conns.get(id).is_some()) {
                 place.tried = true;
                 self.enqueue(id);
@@ -209,6 +211,18 @@ impl<P> Shard<P> {
         if !self.partition.is_holding() {
             self.release();
         }
+        true
+    }
+
+    /// Before logs are dropped, or something is told between two events: every ready reader was offered what there
+    /// is, and whoever waits for its own turn has its place noted, as one that is blocked has. False when a sweep must
+    /// come first. Not chosen: to wait until nobody is to be served. Readers that replay are until they have ended.
+    pub(super) fn come_to_a_stand(&mut self) -> bool {
+        if self.dirty > 0 {
+            return false;
+        }
+        let waiting: Vec<ConnId> = self.run.iter().filter_map(Run::reader).collect();
+        waiting.into_iter().for_each(|id| self.keep_place(id));
         true
     }
 
@@ -291,7 +305,7 @@ impl<P> Shard<P> {
 
     /// What the shard holds beyond `to` is no longer part of the history.
     fn fall_back<S: Sink<Port = P>>(&mut self, sink: &mut S, to: EventId, reason: ResetReason) {
-        debug_assert!(self.run.is_empty(), "everybody was offered what there was");
+        debug_assert!(self.dirty == 0, "everybody was offered what there was");
         let is_beyond = |held: Held| reason == ResetReason::Epoch || held.exact && held.upto > to.stamp;
         let ready = self.ready_durable();
         let told: Vec<ConnId> = ready.iter().copied().filter(|&id| self.holds(id, is_beyond)).collect();
@@ -379,7 +393,7 @@ impl<P> Shard<P> {
         if next == **known {
             return true;
         }
-        if !self.run.is_empty() {
+        if !self.come_to_a_stand() {
             return false;
         }
         self.partition.chain = Some(Arc::new(next));
@@ -393,7 +407,7 @@ impl<P> Shard<P> {
         let chain = self.partition.chain();
         let from = chain.id_of(self.partition.watermark).tag;
         let Some(lost) = chain.loss_between(from, to) else { return true };
-        if !self.run.is_empty() {
+        if !self.come_to_a_stand() {
             return false;
         }
         self.partition.watermark = lost.stamp.max(self.partition.watermark);
@@ -495,7 +509,7 @@ impl<P> Shard<P> {
     /// Events of a topic up to `last` are no longer retained, and its streams have not seen them. `place` lies before
     /// everything they have yet to be handed.
     pub(super) fn tell_trimmed<S: Sink<Port = P>>(&mut self, sink: &mut S, key: Key, last: Stamp, place: Stamp) {
-        debug_assert!(self.run.is_empty(), "everybody was offered what came before");
+        debug_assert!(self.dirty == 0, "everybody was offered what came before");
         let ready: Vec<ConnId> = {
             let members: Vec<u32> = self.topics.at(key.slot).members.iter().collect();
             let ids = members.into_iter().filter_map(|slot| self.conns.key_at(slot));

@@ -48,6 +48,15 @@ pub(super) enum Run {
     Serve(ConnId),
 }
 
+impl Run {
+    pub(super) fn reader(&self) -> Option<ConnId> {
+        match self {
+            Run::Walk(..) => None,
+            Run::Serve(id) => Some(*id),
+        }
+    }
+}
+
 /// Counts readers through the run queue. They leave it in the order in which they entered it, so a
 /// reader was served exactly when `served` has reached what `issued` was when it had entered.
 #[derive(Debug, Default)]
@@ -282,8 +291,8 @@ impl<P> Shard<P> {
     /// What the shard wants of its source, since the last call.
     pub fn take_wishes(&mut self) -> Vec<Wish> {
         let mut wishes = std::mem::take(&mut self.wishes);
-        if self.source_connected && self.partition.take_barrier(self.now) {
-            wishes.push(Wish::Barrier);
+        if self.source_connected {
+            wishes.extend(self.partition.take_barrier(self.now).map(Wish::Barrier));
         }
         if let Some(tag) = self.partition.lossy.take() {
             wishes.push(Wish::MarkLossy(tag));

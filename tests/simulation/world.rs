@@ -359,7 +359,7 @@ impl World {
                 }
             }
             Inbound::TooLarge(_) => self.history.take(number.expect("it was published"), Fate::TooLarge, now),
-            Inbound::Connected(_) | Inbound::Marker(_) | Inbound::Chain(_) => {}
+            Inbound::Connected(_) | Inbound::Marker(..) | Inbound::Chain(_) => {}
             Inbound::Disconnected => {
                 self.confirmed.fill(false);
                 self.disconnected = now;
@@ -588,7 +588,7 @@ impl World {
             }
             self.begin(format_args!("granted"));
             match wish {
-                Wish::Renew(_) | Wish::Barrier | Wish::Read(..) | Wish::MarkLossy(_) => {}
+                Wish::Renew(_) | Wish::Barrier(_) | Wish::Read(..) | Wish::MarkLossy(_) => {}
                 Wish::Subscribe(topic) => {
                     self.shard.handle_subscribed(&topic);
                     self.confirm(&topic, true);

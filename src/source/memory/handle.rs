@@ -9,7 +9,7 @@
 //! `READS_MAX` reads; the mailbox has a place for each. Reads over HTTP have `VISITS_MAX` places.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, oneshot};
 
@@ -54,8 +54,8 @@ pub(super) enum Ask {
 pub(super) struct Intake {
     pub(super) posted: Mailbox<Posted>,
     pub(super) asked: Mailbox<Ask>,
-    /// For each shard: true exactly while its barrier is in `asked`.
-    pub(super) barriers: Vec<AtomicBool>,
+    /// For each shard: its newest question while a barrier of its is in `asked`, else 0.
+    pub(super) questions: Vec<AtomicU64>,
     /// Visits in `asked`. At most [`VISITS_MAX`].
     pub(super) visits: AtomicUsize,
     classes: Classes,
@@ -71,7 +71,7 @@ impl Intake {
         Intake {
             posted: Mailbox::new(MailboxLimits::default(), notify()),
             asked: Mailbox::new(MailboxLimits { messages_max: places, bytes_max: places }, notify()),
-            barriers: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+            questions: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             visits: AtomicUsize::new(0),
             classes,
         }
@@ -154,8 +154,8 @@ impl Interest for Handle {
         Confirmation::Now
     }
 
-    fn barrier(&mut self) {
-        if !self.intake.barriers[self.shard].swap(true, Ordering::AcqRel) {
+    fn barrier(&mut self, question: u64) {
+        if self.intake.questions[self.shard].swap(question, Ordering::AcqRel) == 0 {
             self.intake.ask(Ask::Barrier(self.shard));
         }
     }

@@ -165,8 +165,8 @@ impl Sequencer {
             match ask {
                 Ask::Barrier(shard) => {
                     // What is asked from here on is answered with another marker.
-                    self.intake.barriers[shard].store(false, Ordering::Release);
-                    self.inboxes[shard].push(Inbound::Marker(Arc::new(self.marker())), 0);
+                    let question = self.intake.questions[shard].swap(0, Ordering::AcqRel);
+                    self.inboxes[shard].push(Inbound::Marker(question, Arc::new(self.marker())), 0);
                 }
                 Ask::Read(shard, number, read) => {
                     let (marker, answer) = (self.marker(), self.histories.read(&read));
@@ -283,7 +283,7 @@ mod tests {
                 Some(stored) => format!("{} after {}", stored.id, stored.prev),
                 None => "live".to_owned(),
             },
-            Taken::Message(Inbound::Marker(marker)) => format!("marker {}", marker.last),
+            Taken::Message(Inbound::Marker(question, marker)) => format!("marker {question} {}", marker.last),
             Taken::Message(other) => format!("{other:?}"),
         };
         std::iter::from_fn(|| inbox.take()).map(words).collect()
@@ -388,18 +388,18 @@ mod tests {
     fn a_marker_stands_behind_all_it_names_and_one_answers_all_who_ask_before_it() {
         let (mut sequencer, inboxes) = sequencer(100);
         let mut handle = sequencer.handle(0);
-        (0..100).for_each(|_| handle.barrier());
+        (1..=100).for_each(|question| handle.barrier(question));
         while sequencer.turn() {}
-        assert_eq!(told(&inboxes[0]), ["marker 1000-0"], "the history begins when the node does");
+        assert_eq!(told(&inboxes[0]), ["marker 100 1000-0"], "the history begins when the node does");
         drop(handle.publish(durable("one")));
-        handle.barrier();
+        handle.barrier(101);
         while sequencer.turn() {}
         drop(handle.publish(durable("two")));
-        handle.barrier();
-        handle.barrier();
+        handle.barrier(102);
+        handle.barrier(103);
         while sequencer.turn() {}
         let (one, two) = ("1000-1-aaaa after 0-0", "1000-2-aaaa after 1000-1");
-        assert_eq!(told(&inboxes[0]), [one, "marker 1000-1", two, "marker 1000-2"]);
+        assert_eq!(told(&inboxes[0]), [one, "marker 101 1000-1", two, "marker 103 1000-2"]);
         assert_eq!(told(&inboxes[1]), [one, two], "it did not ask");
         let (_, marker) = stored(&mut sequencer);
         assert_eq!(*marker.chain, Chain::begin(Tag::parse("aaaa").expect("a tag")));
@@ -412,7 +412,7 @@ mod tests {
         let visits: Vec<_> = (0..VISITS_MAX).map(|_| Archive::read(&sequencer.handle(0), everything())).collect();
         for shard in 0..2 {
             let mut handle = sequencer.handle(shard);
-            handle.barrier();
+            handle.barrier(1);
             (0..READS_MAX as u64).for_each(|number| Interest::read(&mut handle, number, everything()));
         }
         while sequencer.turn() {}

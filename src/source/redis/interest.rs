@@ -50,8 +50,8 @@ impl Interest for ShardInterest {
         self.wishes.unsubscribe(topic)
     }
 
-    fn barrier(&mut self) {
-        self.wishes.ask_barrier();
+    fn barrier(&mut self, question: u64) {
+        self.wishes.ask_barrier(question);
     }
 
     fn read(&mut self, number: u64, read: Read) {

@@ -170,13 +170,13 @@ impl Publisher {
         }
     }
 
-    /// Has a marker published on a channel.
+    /// Has a marker published on a channel: the answer to this question of this connection.
     ///
     /// # Errors
     /// When it was not, or perhaps not.
-    pub async fn barrier(&self, channel: &str, nonce: u32) -> Result<(), PublishError> {
+    pub async fn barrier(&self, channel: &str, generation: u32, question: u64) -> Result<(), PublishError> {
         let arguments = |call: &mut Cmd| {
-            call.arg(channel).arg(nonce);
+            call.arg(channel).arg(format!("{generation}.{question}"));
         };
         self.0.call("barrier", &[], arguments).await.map(|_| ())
     }

@@ -74,8 +74,8 @@ impl Pushes {
         };
         let is_known = channel == self.markers.as_bytes() || channel == self.losses.as_bytes();
         match Marked::read(&message).filter(|_| is_known && *kind == PushKind::Message)? {
-            Marked::Place { nonce, marker } => {
-                (nonce == u64::from(self.generation)).then(|| Inbound::Marker(Arc::new(marker)))
+            Marked::Place { generation, question, marker } => {
+                (generation == self.generation).then(|| Inbound::Marker(question, Arc::new(marker)))
             }
             Marked::Lossy(chain) => Some(Inbound::Chain(Arc::new(chain))),
         }
@@ -155,11 +155,11 @@ mod tests {
         let (pushes, counters) = (pushes(), SourceCounters::default());
         let read =
             |channel: &[u8], message: &[u8]| pushes.read(push(PushKind::Message, &[channel, message]), &counters);
-        assert!(matches!(read(b"p:$marker:7:0", b"M 3 5-0 abcd "), Some(Inbound::Marker(_))));
+        assert!(matches!(read(b"p:$marker:7:0", b"M 3.17 5-0 abcd "), Some(Inbound::Marker(17, _))));
         assert!(matches!(read(b"p:$marker:{0}", b"L abcd aaaa 1-0 1"), Some(Inbound::Chain(_))));
-        assert!(read(b"p:$marker:7:0", b"M 2 5-0 abcd ").is_none(), "of an earlier one");
-        assert!(read(b"p:$marker:7:1", b"M 3 5-0 abcd ").is_none(), "of another shard");
-        assert!(read(b"p:$marker:7:0", b"M 3 5-0").is_none());
+        assert!(read(b"p:$marker:7:0", b"M 2.17 5-0 abcd ").is_none(), "of an earlier one");
+        assert!(read(b"p:$marker:7:1", b"M 3.17 5-0 abcd ").is_none(), "of another shard");
+        assert!(read(b"p:$marker:7:0", b"M 3.17 5-0").is_none());
         assert!(pushes.read(push(PushKind::Subscribe, &[b"p:$marker:7:0", b"1"]), &counters).is_none());
     }
 

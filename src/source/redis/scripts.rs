@@ -142,8 +142,8 @@ fn fence(text: &str) -> Option<Fence> {
 /// What stands on a marker's channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Marked {
-    /// `M <nonce> <last> <tag> <fences>`
-    Place { nonce: u64, marker: Marker },
+    /// `M <generation>.<question> <last> <tag> <fences>`: the answer to a question that was asked for this connection.
+    Place { generation: u32, question: u64, marker: Marker },
     /// `L <tag> <fences>`
     Lossy(Chain),
 }
@@ -154,9 +154,10 @@ impl Marked {
         match text.split_at_checked(2)? {
             ("M ", rest) => {
                 let mut words = rest.splitn(4, ' ');
-                let (nonce, last) = (words.next()?.parse().ok()?, Stamp::parse(words.next()?)?);
+                let ((generation, question), last) = (words.next()?.split_once('.')?, Stamp::parse(words.next()?)?);
+                let (generation, question) = (generation.parse().ok()?, question.parse().ok()?);
                 let chain = chain(Tag::parse(words.next()?)?, words.next()?)?;
-                Some(Marked::Place { nonce, marker: Marker { last, chain: Arc::new(chain) } })
+                Some(Marked::Place { generation, question, marker: Marker { last, chain: Arc::new(chain) } })
             }
             ("L ", rest) => {
                 let (tag, fences) = rest.split_once(' ')?;
@@ -209,10 +210,11 @@ mod tests {
         let chain = Chain { tag: tag("cccc"), fences: vec![fence("aaaa", 10, true), fence("bbbb", 10, false)] };
         let last = Stamp { ms: 30, n: 0 };
         let marker = Marker { last, chain: Arc::new(chain.clone()) };
-        assert_eq!(Marked::read(b"M 7 30-0 cccc aaaa 10-4 1,bbbb 10-4 0"), Some(Marked::Place { nonce: 7, marker }));
+        let place = |marker| Some(Marked::Place { generation: 7, question: 9, marker });
+        assert_eq!(Marked::read(b"M 7.9 30-0 cccc aaaa 10-4 1,bbbb 10-4 0"), place(marker));
         assert_eq!(Marked::read(b"L cccc aaaa 10-4 1,bbbb 10-4 0"), Some(Marked::Lossy(chain)));
         let fresh = Marker { last, chain: Arc::new(Chain::begin(tag("cccc"))) };
-        assert_eq!(Marked::read(b"M 7 30-0 cccc "), Some(Marked::Place { nonce: 7, marker: fresh }));
+        assert_eq!(Marked::read(b"M 7.9 30-0 cccc "), place(fresh));
         for other in [
             &b"M 7 30-0 cccc"[..],
             b"M x 30-0 cccc ",

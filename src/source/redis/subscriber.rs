@@ -81,8 +81,8 @@ struct WishQueue {
     generation: Cell<Option<u32>>,
     waiting: RefCell<VecDeque<Wish>>,
     arrived: Notify,
-    /// True exactly when a marker was asked for after the one under way.
-    barrier: Cell<bool>,
+    /// The newest question for a marker behind the one under way.
+    question: Cell<Option<u64>>,
     barrier_arrived: Notify,
 }
 
@@ -90,7 +90,7 @@ impl Wishes {
     /// See [`Interest::renew`](crate::engine::Interest::renew); so with the others.
     pub fn renew(&self, generation: u32) {
         self.0.waiting.borrow_mut().clear();
-        self.0.barrier.set(false);
+        self.0.question.set(None);
         self.0.generation.set(Some(generation));
     }
 
@@ -105,14 +105,14 @@ impl Wishes {
     }
 
     /// Asks for a marker. Those asked for while one is under way are one more.
-    pub fn ask_barrier(&self) {
-        self.0.barrier.set(true);
+    pub fn ask_barrier(&self, question: u64) {
+        self.0.question.set(Some(question));
         self.0.barrier_arrived.notify_one();
     }
 
-    /// True exactly when a marker is to be asked for on this connection.
-    fn take_barrier(&self, generation: u32) -> bool {
-        self.0.generation.get() == Some(generation) && self.0.barrier.take()
+    /// The question with which a marker is to be asked for on this connection.
+    fn take_barrier(&self, generation: u32) -> Option<u64> {
+        if self.0.generation.get() == Some(generation) { self.0.question.take() } else { None }
     }
 
     fn push(&self, wish: Wish) -> Confirmation {
@@ -300,12 +300,12 @@ impl Subscriber {
         let generation = self.generation.load(Ordering::Relaxed);
         let channel = self.config.marker_channel(self.shard);
         loop {
-            if !self.wishes.take_barrier(generation) {
+            let Some(question) = self.wishes.take_barrier(generation) else {
                 self.wishes.0.barrier_arrived.notified().await;
-            } else {
-                while self.publisher.barrier(&channel, generation).await.is_err() {
-                    tokio::time::sleep(BARRIER_RETRY).await;
-                }
+                continue;
+            };
+            while self.publisher.barrier(&channel, generation, question).await.is_err() {
+                tokio::time::sleep(BARRIER_RETRY).await;
             }
         }
     }
@@ -511,13 +511,13 @@ mod tests {
     fn markers_are_asked_for_once_and_on_the_connection_they_are_meant_for() {
         let wishes = Wishes::default();
         wishes.renew(3);
-        wishes.ask_barrier();
-        wishes.ask_barrier();
-        assert!(!wishes.take_barrier(2));
-        assert!(wishes.take_barrier(3) && !wishes.take_barrier(3));
-        wishes.ask_barrier();
+        wishes.ask_barrier(7);
+        wishes.ask_barrier(8);
+        assert_eq!(wishes.take_barrier(2), None);
+        assert_eq!((wishes.take_barrier(3), wishes.take_barrier(3)), (Some(8), None));
+        wishes.ask_barrier(9);
         wishes.renew(4);
-        assert!(!wishes.take_barrier(4));
+        assert_eq!(wishes.take_barrier(4), None);
     }
 
     #[test]

@@ -437,7 +437,7 @@ fn the_naive_redis_numbers_trims_and_answers() {
     redis.wires[0].alive = true;
     redis.subscribe(0, 0, true);
     let all: Vec<usize> = (0..3).map(|_| redis.publish(0, "", "x")).collect();
-    redis.barrier(0);
+    redis.barrier(0, 7);
     let said: Vec<Inbound> = redis.wires[0].queue.drain(..).map(|(message, _)| message).collect();
     let stamps: Vec<(Stamp, Stamp)> = said
         .iter()
@@ -449,7 +449,7 @@ fn the_naive_redis_numbers_trims_and_answers() {
     assert!(matches!(said[0], Inbound::Subscribed(_)));
     assert_eq!(stamps.iter().map(|two| two.0).skip(1).collect::<Vec<_>>(), [stamps[0].1, stamps[1].1]);
     assert!(
-        matches!(&said[4], Inbound::Marker(marker) if marker.last == stamps[2].1 && marker.chain.fences.is_empty())
+        matches!(&said[4], Inbound::Marker(7, marker) if marker.last == stamps[2].1 && marker.chain.fences.is_empty())
     );
     let topic = redis.topics.all[0].clone();
     let read = Read::After { topics: vec![(topic.clone(), Stamp::ZERO)], bytes_max: 1 };

@@ -229,8 +229,8 @@ impl Redis {
     }
 
     /// A marker, on the private channel of one connection.
-    pub fn barrier(&mut self, wire: usize) {
-        let marker = Inbound::Marker(Arc::new(self.marker()));
+    pub fn barrier(&mut self, wire: usize, question: u64) {
+        let marker = Inbound::Marker(question, Arc::new(self.marker()));
         let moment = self.moment;
         if self.wires[wire].alive {
             self.wires[wire].queue.push_back((marker, moment));

@@ -183,7 +183,7 @@ impl Seat {
                 self.marks.push(tag);
             }
             wish => {
-                self.asked.barriers += u64::from(wish == Wish::Barrier);
+                self.asked.barriers += u64::from(matches!(wish, Wish::Barrier(_)));
                 if self.connected && self.renewed == self.generation {
                     self.wishes.push_back(wish);
                 }
@@ -217,7 +217,8 @@ impl Seat {
         match wish {
             Wish::Subscribe(topic) => redis.subscribe(self.number, redis.topics.number(&topic), true),
             Wish::Unsubscribe(topic) => redis.subscribe(self.number, redis.topics.number(&topic), false),
-            _ => redis.barrier(self.number),
+            Wish::Barrier(question) => redis.barrier(self.number, question),
+            other => unreachable!("{other:?} is not kept here"),
         }
         words
     }
@@ -267,8 +268,12 @@ impl Seat {
     /// The link for commands is cut: what is under way will be done again, and may have been done.
     pub fn cut_commands(&mut self, redis: &mut Redis, rng: &mut fastrand::Rng) {
         self.reads.iter_mut().for_each(|read| read.pages.clear());
-        if !self.wishes.is_empty() && self.wishes.contains(&Wish::Barrier) && rng.bool() {
-            redis.barrier(self.number);
+        let question = self.wishes.iter().find_map(|wish| match wish {
+            Wish::Barrier(question) => Some(*question),
+            _ => None,
+        });
+        if let Some(question) = question.filter(|_| rng.bool()) {
+            redis.barrier(self.number, question);
         }
         if let Some(&tag) = self.marks.first()
             && rng.bool()

@@ -70,6 +70,8 @@ pub struct World {
     clients_max: usize,
     data_max: usize,
     tastes: [u32; 3],
+    /// Time leaps once in so many ticks.
+    leaps: u32,
     limits: Limits,
     manners: Manners,
     /// Milliseconds of Redis's clock between two steps, at most.
@@ -151,7 +153,11 @@ impl World {
                 self.sweep(seat, sends);
             }
             Step::Writable => self.make_writable(),
-            Step::Tick => self.tick(),
+            Step::Tick => {
+                // Now and then longer than a marker is waited for: what was asked comes after it was asked again.
+                let ticks = if self.rng.u32(0..self.leaps) == 0 { self.rng.u32(20..30) } else { 1 };
+                (0..ticks).for_each(|_| self.tick());
+            }
             Step::Redis => self.befall_redis(),
             Step::Tidy => self.tidy(),
             Step::Acknowledged => self.mark_acknowledged(),
@@ -453,7 +459,7 @@ impl World {
 fn tells_of_history(message: &Inbound) -> bool {
     match message {
         Inbound::Event(event) => event.stored.is_some(),
-        Inbound::Marker(_) | Inbound::Chain(_) => true,
+        Inbound::Marker(..) | Inbound::Chain(_) => true,
         _ => false,
     }
 }
@@ -468,7 +474,9 @@ impl fmt::Display for Brief<'_> {
                 Some(stored) => write!(f, "event {} (after {}) on {}", stored.id, stored.prev, event.topic),
                 None => write!(f, "a live event on {}", event.topic),
             },
-            Entry::Say(Inbound::Marker(marker), _) => write!(f, "marker {}-{}", marker.last, Chained(&marker.chain)),
+            Entry::Say(Inbound::Marker(question, marker), _) => {
+                write!(f, "marker {question} {}-{}", marker.last, Chained(&marker.chain))
+            }
             Entry::Say(Inbound::Chain(chain), _) => write!(f, "chain {}", Chained(chain)),
             Entry::Say(message, _) => write!(f, "{message:?}"),
             Entry::Gap => write!(f, "a gap"),

@@ -100,6 +100,12 @@ impl World {
         for needed in [Step::Join, Step::Publish, Step::Do, Step::Deliver, Step::Take, Step::Sweep, Step::Answer] {
             weights[needed as usize] = weights[needed as usize].max(6);
         }
+        let leaps = if rng.u32(0..3) == 0 { 2 } else { 100 };
+        if leaps == 2 {
+            limits.open_ticks = 300;
+            limits.heartbeat_ticks = 80;
+            limits.stall_ticks = 120;
+        }
         if restless {
             limits.linger_ticks = rng.u32(1..4);
             limits.open_ticks = 300;
@@ -109,6 +115,7 @@ impl World {
             clients_max: if restless { rng.usize(1..4) } else { rng.usize(1..12) },
             data_max: [8, 60, 300, 2_000, 12_000][rng.usize(0..5)],
             tastes: [rng.u32(0..4), rng.u32(0..4), rng.u32(0..3) + 1],
+            leaps,
             limits,
             manners: Manners { apart: rng.u32(0..3) == 0, short_percent: [0, 0, 30][rng.usize(0..3)] },
             pace_ms: [0, 1, 5, 40][rng.usize(0..4)],
