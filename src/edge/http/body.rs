@@ -43,6 +43,9 @@ const PIECE_BYTES: usize = 16 << 10;
 /// buffer of its connection.
 const SOURCE_COPIES: usize = 2;
 
+/// Up to where there is room for what must not keep others from publishing.
+const SPARE_BYTES_MAX: usize = LOAD_BYTES_MAX / 2;
+
 /// Bytes of bodies and publishes under way in one shard. Clones share one count. One thread counts;
 /// it is atomic because the bytes of an answer, which carry their share along, may be sent anywhere.
 #[derive(Debug, Clone, Default)]
@@ -90,7 +93,11 @@ impl Load {
     /// publishing.
     #[must_use]
     pub fn spare(&self, bytes: usize) -> Option<Share> {
-        (self.bytes() + bytes <= LOAD_BYTES_MAX / 2).then(|| self.share(bytes)).flatten()
+        self.has_spare(bytes).then(|| self.share(bytes)).flatten()
+    }
+
+    fn has_spare(&self, bytes: usize) -> bool {
+        self.bytes() + bytes <= SPARE_BYTES_MAX
     }
 
     fn bytes(&self) -> usize {
@@ -130,12 +137,13 @@ impl Share {
         Bytes::from_owner(Charged { bytes, _share: self })
     }
 
-    /// Makes the share one of so many bytes, if it is less.
+    /// Makes the share one of so many bytes, if it is less: within the half of the room that [`Load::spare`] gives of.
     ///
     /// # Errors
     /// 503 when there is no room for it.
     pub fn reach(&mut self, bytes: usize) -> Result<(), Problem> {
-        if self.grow(bytes.saturating_sub(self.bytes)) { Ok(()) } else { Err(no_room()) }
+        let more = bytes.saturating_sub(self.bytes);
+        if more == 0 || self.load.has_spare(more) && self.grow(more) { Ok(()) } else { Err(no_spare()) }
     }
 
     /// Charges what a source may occupy to publish so many bytes.
@@ -195,6 +203,12 @@ pub fn no_room() -> Problem {
         "what is under way in this shard, heads, bodies and publishes, is at most {LOAD_BYTES_MAX} bytes together"
     );
     Problem::unavailable(error).with_limit(LOAD_BYTES_MAX)
+}
+
+/// 503: half of the shard's room is taken.
+pub fn no_spare() -> Problem {
+    let error = format!("pages find room only while no more than {SPARE_BYTES_MAX} bytes are under way in this shard");
+    Problem::unavailable(error).with_limit(SPARE_BYTES_MAX)
 }
 
 async fn collect(
@@ -310,11 +324,22 @@ mod tests {
         assert!(second.grow(1));
         drop(second);
         assert_eq!(load.bytes(), 0);
-        let mut spare = load.spare(LOAD_BYTES_MAX / 2).expect("room");
-        assert!(load.spare(1).is_none() && load.share(1).is_some(), "the other half is for publishing");
-        assert!(spare.reach(LOAD_BYTES_MAX).is_ok() && spare.reach(1).is_ok());
-        assert_eq!(load.bytes(), LOAD_BYTES_MAX);
-        assert!(spare.reach(LOAD_BYTES_MAX + 1).is_err());
+    }
+
+    #[test]
+    fn what_must_not_keep_others_from_publishing_has_half_of_the_room_however_it_grows() {
+        let load = Load::default();
+        let mut spare = load.spare(10).expect("room");
+        assert!(spare.reach(SPARE_BYTES_MAX).is_ok() && spare.reach(1).is_ok(), "it is that large already");
+        assert_eq!(load.bytes(), SPARE_BYTES_MAX);
+        assert!(spare.reach(SPARE_BYTES_MAX + 1).is_err() && load.spare(1).is_none());
+        let publishing = load.share(LOAD_BYTES_MAX - SPARE_BYTES_MAX).expect("the other half is for publishing");
+        assert!(spare.reach(SPARE_BYTES_MAX).is_ok(), "what it has it keeps");
+        drop((spare, publishing));
+        let publishing = load.share(SPARE_BYTES_MAX).expect("room");
+        assert!(load.spare(1).is_none(), "and what is published may take that half too");
+        drop(publishing);
+        assert!(load.is_free());
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! the next ones, or is told (`trimmed`) that some between are no longer there.
 //!
 //! # Overload
-//! Reads under way are counted per shard, and pages are charged to the shard's load like bodies, but may take
-//! half of it only: who reads the past does not keep others from publishing. Beyond either it is 503.
+//! Reads under way are counted per shard, and pages are charged to the shard's load like bodies, but find room only
+//! in half of it: who reads the past does not keep others from publishing. Beyond either it is 503.
 //!
 //! Not chosen: answers from the shard's logs. They hold what streams follow now; this is asked for what nobody
 //! follows.
@@ -70,7 +70,7 @@ pub async fn answer(request: Request<Incoming>, segment: &str, desk: &Desk) -> R
         return Err(Problem::bad_request("a history needs a durable topic, and this one is live"));
     }
     // The page, and the text made of it.
-    let mut share = desk.load.spare(2 * BYTES_MAX).ok_or_else(body::no_room)?;
+    let mut share = desk.load.spare(2 * BYTES_MAX).ok_or_else(body::no_spare)?;
     let slot = begin(desk)?;
     let text = page(&*desk.node.archive, &topic, asked).await?;
     drop(slot);
