@@ -78,10 +78,10 @@ pub struct Node {
 /// not known. The metric's labels.
 pub const OUTCOMES: [&str; 3] = ["accepted", "refused", "unknown"];
 
-/// Reads of the past that the requests of one shard have under way at most.
-pub const READS_MAX: usize = 64;
+/// Reads of the past that the requests of one shard have under way at most. Those of its streams are the engine's.
+pub const VISITS_MAX: usize = 64;
 
-/// Reads of the past that the requests of one shard have under way. `0 <= count <= READS_MAX`.
+/// Reads of the past that the requests of one shard have under way. `0 <= count <= VISITS_MAX`.
 #[derive(Default)]
 pub struct Reads(Rc<Cell<usize>>);
 
@@ -92,7 +92,7 @@ impl Reads {
     /// Counts one more. `None` when there are too many.
     pub fn begin(&self) -> Option<ReadSlot> {
         let count = self.0.get();
-        (count < READS_MAX).then(|| {
+        (count < VISITS_MAX).then(|| {
             self.0.set(count + 1);
             ReadSlot(Rc::clone(&self.0))
         })
@@ -246,8 +246,8 @@ mod tests {
     #[test]
     fn only_so_many_reads_are_under_way_and_each_makes_room_at_its_end() {
         let reads = Reads::default();
-        let mut under_way: Vec<ReadSlot> = std::iter::from_fn(|| reads.begin()).take(READS_MAX + 1).collect();
-        assert_eq!(under_way.len(), READS_MAX);
+        let mut under_way: Vec<ReadSlot> = std::iter::from_fn(|| reads.begin()).take(VISITS_MAX + 1).collect();
+        assert_eq!(under_way.len(), VISITS_MAX);
         under_way.pop();
         assert!(reads.begin().is_some(), "and it is over at once");
         assert_eq!(std::iter::from_fn(|| reads.begin().map(std::mem::forget)).count(), 1);

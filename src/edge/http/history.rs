@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request};
 use serde::Serialize;
 
-use crate::edge::desk::{Desk, READS_MAX, ReadSlot};
+use crate::edge::desk::{Desk, ReadSlot, VISITS_MAX};
 use crate::edge::http::answer::{Answer, Problem, json};
 use crate::edge::http::{body, events, topics};
 use crate::engine::history::{Answer as Found, Page, Verdict};
@@ -89,8 +89,8 @@ pub(super) async fn last_id(topic: &Topic, desk: &Desk) -> Result<Option<EventId
 }
 
 fn begin(desk: &Desk) -> Result<ReadSlot, Problem> {
-    let error = format!("at most {READS_MAX} reads of histories are under way in a shard");
-    desk.reads.begin().ok_or_else(|| Problem::unavailable(error).with_limit(READS_MAX))
+    let error = format!("at most {VISITS_MAX} reads of histories are under way in a shard");
+    desk.reads.begin().ok_or_else(|| Problem::unavailable(error).with_limit(VISITS_MAX))
 }
 
 fn asked(query: &str) -> Result<Asked, Problem> {

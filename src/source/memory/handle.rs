@@ -6,7 +6,7 @@
 //! # Overload
 //! Publishes are limited by their mailbox: refused, nothing was taken. Barriers and shards' reads are not
 //! refused: a shard has at most one barrier waiting, which stands for all it asks meanwhile, and
-//! `READS_MAX` reads; the mailbox has a place for each. Reads over HTTP have `VISITS_MAX` places.
+//! `READS_MAX` reads; the mailbox has a place for each. Reads of its requests have `VISITS_MAX` places.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use crate::event::{Event, Tag};
 use crate::source::memory::idempotency::Claim;
 use crate::topic::Topic;
 
-/// Reads of whoever is not a stream, waiting at once. Each holds a page until it is written.
+/// Reads of a shard for whoever is not a stream, waiting at once: as many as requests over HTTP may have under way.
 pub(super) const VISITS_MAX: usize = 64;
 
 /// A publish on its way to the sequencer. Small for live topics: the mailbox has 16,384 places.
@@ -46,8 +46,8 @@ pub(super) enum Ask {
     Barrier(usize),
     /// A read, for this shard, and its number there.
     Read(usize, u64, Read),
-    /// A read for somebody else.
-    Visit(Read, oneshot::Sender<(Marker, Answer)>),
+    /// A read for a request of this shard.
+    Visit(usize, Read, oneshot::Sender<(Marker, Answer)>),
 }
 
 /// Where all shards put in and the sequencer takes out.
@@ -56,14 +56,14 @@ pub(super) struct Intake {
     pub(super) asked: Mailbox<Ask>,
     /// For each shard: its newest question while a barrier of its is in `asked`, else 0.
     pub(super) questions: Vec<AtomicU64>,
-    /// Visits in `asked`. At most [`VISITS_MAX`].
-    pub(super) visits: AtomicUsize,
+    /// For each shard: its visits in `asked`. At most [`VISITS_MAX`].
+    pub(super) visits: Vec<AtomicUsize>,
     classes: Classes,
 }
 
 impl Intake {
     pub(super) fn new(shards: usize, classes: Classes, wake: &Arc<Notify>) -> Intake {
-        let places = shards * (1 + READS_MAX) + VISITS_MAX;
+        let places = shards * (1 + READS_MAX + VISITS_MAX);
         let notify = || {
             let wake = Arc::clone(wake);
             move || wake.notify_one()
@@ -72,7 +72,7 @@ impl Intake {
             posted: Mailbox::new(MailboxLimits::default(), notify()),
             asked: Mailbox::new(MailboxLimits { messages_max: places, bytes_max: places }, notify()),
             questions: (0..shards).map(|_| AtomicU64::new(0)).collect(),
-            visits: AtomicUsize::new(0),
+            visits: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             classes,
         }
     }
@@ -88,12 +88,10 @@ impl Intake {
         debug_assert!(is_taken, "there is a place for everything a shard may ask at once");
     }
 
-    /// Takes one of the places for visits. False when there is none.
-    fn take_place(&self) -> bool {
-        let taken = self
-            .visits
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |visits| (visits < VISITS_MAX).then_some(visits + 1));
-        taken.is_ok()
+    /// Takes one of a shard's places for visits. False when there is none.
+    fn take_place(&self, shard: usize) -> bool {
+        let one_more = |visits| (visits < VISITS_MAX).then_some(visits + 1);
+        self.visits[shard].fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok()
     }
 }
 
@@ -170,11 +168,11 @@ impl Interest for Handle {
 
 impl Archive for Handle {
     fn read(&self, read: Read) -> Reading {
-        if !self.intake.take_place() {
+        if !self.intake.take_place(self.shard) {
             return Box::pin(std::future::ready(Err("too many reads of the history are under way")));
         }
         let (reply, answer) = oneshot::channel();
-        self.intake.ask(Ask::Visit(read, reply));
+        self.intake.ask(Ask::Visit(self.shard, read, reply));
         Box::pin(async { answer.await.map_err(|_| "the node stops") })
     }
 }

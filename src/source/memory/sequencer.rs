@@ -173,8 +173,8 @@ impl Sequencer {
                     let is_taken = self.answers[shard].offer(Answered { number, marker, answer }, 0).is_ok();
                     debug_assert!(is_taken, "a shard has at most READS_MAX reads under way");
                 }
-                Ask::Visit(read, reply) => {
-                    self.intake.visits.fetch_sub(1, Ordering::AcqRel);
+                Ask::Visit(shard, read, reply) => {
+                    self.intake.visits[shard].fetch_sub(1, Ordering::AcqRel);
                     if !reply.is_closed() {
                         let _ = reply.send((self.marker(), self.histories.read(&read)));
                     }
@@ -409,9 +409,10 @@ mod tests {
     fn all_that_shards_may_ask_at_once_is_answered() {
         let (mut sequencer, inboxes) = sequencer(100);
         drop(sequencer.handle(0).publish(durable("one")));
-        let visits: Vec<_> = (0..VISITS_MAX).map(|_| Archive::read(&sequencer.handle(0), everything())).collect();
+        let mut visits = Vec::new();
         for shard in 0..2 {
             let mut handle = sequencer.handle(shard);
+            visits.extend((0..VISITS_MAX).map(|_| Archive::read(&handle, everything())));
             handle.barrier(1);
             (0..READS_MAX as u64).for_each(|number| Interest::read(&mut handle, number, everything()));
         }
@@ -431,9 +432,10 @@ mod tests {
     #[test]
     fn a_visit_without_a_place_is_told_and_the_place_comes_back() {
         let (mut sequencer, _inboxes) = sequencer(100);
-        let visit = || Archive::read(&sequencer.handle(0), everything());
-        let gone: Vec<_> = (0..VISITS_MAX).map(|_| visit()).collect();
-        assert!(matches!(poll(&mut visit()), Some(Err(sentence)) if sentence.contains("too many")));
+        let visit = |shard| Archive::read(&sequencer.handle(shard), everything());
+        let gone: Vec<_> = (0..VISITS_MAX).map(|_| visit(0)).collect();
+        assert!(matches!(poll(&mut visit(0)), Some(Err(sentence)) if sentence.contains("too many")));
+        assert!(poll(&mut visit(1)).is_none(), "another shard has its own");
         drop(gone);
         while sequencer.turn() {}
         assert!(stored(&mut sequencer).0.is_empty());
