@@ -15,6 +15,15 @@ pub const EVENT_BYTES_MAX: usize = 1 << 20;
 pub const EVENT_NAME_BYTES_MAX: usize = 128;
 /// Longest conflation key, in bytes.
 pub const EVENT_KEY_BYTES_MAX: usize = 255;
+/// Longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// The idempotency key that these bytes are: 1 to [`IDEMPOTENCY_KEY_BYTES_MAX`] visible ASCII characters.
+#[must_use]
+pub fn idempotency_key(bytes: &[u8]) -> Option<&str> {
+    let visible = (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    std::str::from_utf8(bytes).ok().filter(|_| visible)
+}
 
 /// An event on its way from a source to the logs. Shared by all shards that want it.
 #[derive(Debug)]
@@ -217,6 +226,18 @@ mod tests {
         assert_eq!(EventName::parse(&"e".repeat(129)), Err(EventNameError::TooLong));
         assert_eq!(EventName::parse(""), Ok(None));
         assert!(EventName::parse("fanwheels turn").is_ok_and(|name| name.is_some()));
+    }
+
+    #[test]
+    fn idempotency_keys_are_visible_and_short() {
+        let longest = "k".repeat(IDEMPOTENCY_KEY_BYTES_MAX);
+        for key in ["7", "!~", &longest] {
+            assert_eq!(idempotency_key(key.as_bytes()), Some(key));
+        }
+        for wrong in ["", " ", "a b", "\u{7f}", "\u{e9}", "a\n", &(longest + "k")] {
+            assert_eq!(idempotency_key(wrong.as_bytes()), None, "{wrong:?}");
+        }
+        assert_eq!(idempotency_key(b"\xff"), None);
     }
 
     #[test]

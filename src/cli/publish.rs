@@ -11,7 +11,7 @@ use clap::Args;
 use super::client::{self, Ask, NoAnswer, Node};
 use super::failure::Failure;
 use crate::engine::Publish;
-use crate::event::{EVENT_BYTES_MAX, Event, EventName};
+use crate::event::{EVENT_BYTES_MAX, Event, EventName, IDEMPOTENCY_KEY_BYTES_MAX, idempotency_key};
 use crate::source::redis::publisher::Publisher;
 use crate::source::redis::{Found, RedisConfig};
 use crate::topic::Topic;
@@ -48,9 +48,6 @@ pub(super) struct Flags {
 
 /// Where the node is, for the verbs that speak to one.
 pub(super) const URL_VARIABLE: &str = "FANWHEEL_URL";
-
-/// Longest idempotency key that a node takes, in bytes.
-const KEY_BYTES_MAX: usize = 128;
 
 /// Publishes; prints the answer, one line of JSON.
 pub(super) fn run(flags: Flags) -> Result<(), Failure> {
@@ -104,9 +101,11 @@ fn ask(flags: &Flags, topic: &Topic, name: Option<&EventName>) -> Result<Ask, Fa
     }
     let ask = Ask::post(target);
     let Some(key) = &flags.idempotency_key else { return Ok(ask) };
-    let visible = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    let wrong = || Failure::Usage(format!("--idempotency-key must be 1 to {KEY_BYTES_MAX} visible ASCII characters"));
-    if visible { ask.with("idempotency-key", key).map_err(|_| wrong()) } else { Err(wrong()) }
+    let wrong = || {
+        Failure::Usage(format!("--idempotency-key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"))
+    };
+    let key = idempotency_key(key.as_bytes()).ok_or_else(wrong)?;
+    ask.with("idempotency-key", key).map_err(|_| wrong())
 }
 
 /// The event's data, checked.

@@ -14,11 +14,11 @@ use crate::edge::http::answer::{Answer, Problem, json};
 use crate::edge::http::body::Share;
 use crate::edge::http::{body, events, history};
 use crate::engine::{Publication, PublishError};
-use crate::event::{EVENT_BYTES_MAX, EVENT_KEY_BYTES_MAX, EVENT_NAME_BYTES_MAX, Event, EventName, EventNameError};
+use crate::event::{
+    self, EVENT_BYTES_MAX, EVENT_KEY_BYTES_MAX, EVENT_NAME_BYTES_MAX, Event, EventName, EventNameError,
+    IDEMPOTENCY_KEY_BYTES_MAX,
+};
 use crate::topic::{TOPIC_BYTES_MAX, Topic, TopicError};
-
-/// Longest idempotency key, in bytes.
-pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 
 #[derive(Serialize)]
 struct Accepted<'a> {
@@ -141,9 +141,7 @@ pub(super) fn event_key(text: String) -> Result<Box<str>, Problem> {
 
 /// Checks an idempotency key.
 pub(super) fn idempotency_key(bytes: &[u8]) -> Result<Box<str>, Problem> {
-    let visible = (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
-    let key = std::str::from_utf8(bytes).ok().filter(|_| visible);
-    key.map(Box::from).ok_or_else(|| {
+    event::idempotency_key(bytes).map(Box::from).ok_or_else(|| {
         let error = format!("must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters");
         Problem::bad_request(error).with_limit(IDEMPOTENCY_KEY_BYTES_MAX)
     })
