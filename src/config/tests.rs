@@ -13,6 +13,16 @@ fn load(text: &str) -> Result<Config, ConfigErrors> {
     merge(&[], text)
 }
 
+/// Each error must begin so, in this order, and there must be no other.
+#[track_caller]
+fn expect_errors(config: Result<Config, ConfigErrors>, starts: &[&str]) {
+    let ConfigErrors(errors) = config.expect_err("nearly all of it is wrong");
+    assert_eq!(errors.len(), starts.len(), "{errors:#?}");
+    for (error, start) in errors.iter().zip(starts) {
+        assert!(error.starts_with(start), "{start} but\n{error}");
+    }
+}
+
 #[test]
 fn an_empty_file_means_the_defaults() {
     let config = load("").expect("fine");
@@ -127,7 +137,6 @@ fn keys_that_a_classs_kind_does_not_have_are_told() {
                 [[class]]\npattern = 'd'\nkind = 'lasting'\nhistory_events = 7\noverflow = 'skip'\n\
                 [[class]]\npattern = 'e'\nkind = 'durable'\nhistory_events = 10000001\nhistory_age = '366d'\n\
                 idempotency_window = '999ms'\nhistory = 1";
-    let ConfigErrors(errors) = load(text).expect_err("nearly all of it is wrong");
     let expected = [
         "line 3, column 18: class 1: history_events: needs kind = \"durable\"",
         "line 4, column 15: class 1: history_age: needs kind = \"durable\"",
@@ -140,10 +149,7 @@ fn keys_that_a_classs_kind_does_not_have_are_told() {
         "line 24, column 22: class 5: idempotency_window: `999ms` is outside 1s..=1d",
         "line 25, column 1: class 5: history: unknown key",
     ];
-    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
-    for (error, start) in errors.iter().zip(expected) {
-        assert!(error.starts_with(start), "{start} but\n{error}");
-    }
+    expect_errors(load(text), &expected);
 }
 
 #[test]
@@ -164,8 +170,7 @@ fn everything_wrong_is_reported_at_once_with_its_place() {
                 [[class]]\nlog_bytes = true\n\
                 [limits]\nheartbeat = 'soon'\nstall = '1ms'\nlog_memory = 'much'\ntopics_per_stream = 101\n\
                 connections = 0\nconnections_per_address = -1\naccept_rate = 1000001\ndrain = '11m'\nstal = 1\ntopics = 1.5";
-    let errors = merge(&["--shards", "many", "--drain", "1 moon", "--demo-pages=maybe"], text);
-    let ConfigErrors(errors) = errors.expect_err("nearly all of it is wrong");
+    let config = merge(&["--shards", "many", "--drain", "1 moon", "--demo-pages=maybe"], text);
     let expected = [
         "line 1, column 10: shards: 0 is outside 1..=256",
         "line 2, column 14: log_format: `xml`",
@@ -194,10 +199,7 @@ fn everything_wrong_is_reported_at_once_with_its_place() {
         "--demo-pages: `maybe`",
         "--drain: `1 moon` is no duration",
     ];
-    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
-    for (error, start) in errors.iter().zip(expected) {
-        assert!(error.starts_with(start), "{start} but\n{error}");
-    }
+    expect_errors(config, &expected);
 }
 
 #[test]
@@ -212,16 +214,12 @@ fn an_open_bracket_is_not_told_for_every_line_after_it() {
 #[test]
 fn places_count_lines_of_any_end_and_characters() {
     let text = "\u{feff}shards = 0\r\n# \u{e4}\u{e4}\r\nlog_format = '\u{e4}'; \n'\u{e4}' = 1\nlisten = { a = 1 }\n\"limits.stall\" = '1s'";
-    let ConfigErrors(errors) = load(text).expect_err("nearly all of it is wrong");
-    let starts = [
+    let expected = [
         "line 1, column 10",
         "line 3, column 17",
         "line 4, column 1: \u{e4}: unknown",
         "line 5, column 10: listen",
         "line 6, column 1: limits.stall: unknown",
     ];
-    assert_eq!(errors.len(), starts.len(), "{errors:#?}");
-    for (error, start) in errors.iter().zip(starts) {
-        assert!(error.starts_with(start), "{start} but {error}");
-    }
+    expect_errors(load(text), &expected);
 }
