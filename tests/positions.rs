@@ -3,11 +3,20 @@
 use serde_json::json;
 
 use crate::common::fetch::raw;
-use crate::common::{Launch, Stream, TestServer, Wire, get, post, request};
+use crate::common::{Launch, Node, Stream, TestServer, Wire, get, post, request};
 
 /// Topics `d.*` are durable.
+fn launch() -> Launch {
+    Launch::serve().config("[[class]]\npattern = 'd.*'\nkind = 'durable'\n")
+}
+
 fn server() -> TestServer {
-    Launch::serve().config("[[class]]\npattern = 'd.*'\nkind = 'durable'\n").start()
+    launch().start()
+}
+
+/// With each source.
+fn each(test: impl Fn(&Node)) {
+    Node::each_as(launch, test);
 }
 
 #[test]
@@ -25,21 +34,46 @@ fn positions_that_cannot_be_meant_are_refused_where_topics_have_positions() {
     Stream::open(&server, "topic=live&last=0&last_event_id=x");
 }
 
+/// A request for topic `d.a`, with these headers.
+fn request_with(headers: &str) -> Vec<u8> {
+    format!("GET /events?topic=d.a HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n").into_bytes()
+}
+
 #[test]
-fn whatever_stands_in_the_place_of_an_id_is_answered_with_a_stream() {
-    let server = server();
-    let long = "1".repeat(9_000);
-    for id in ["x", "~", "1-1-abcd~2-2-abcd", "\u{7f}", "\" ()<>@", "1-1-abcde", &long] {
-        let mut wire = Wire::connect(server.public);
-        let id: String = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        wire.send(&raw("GET", &format!("/events?topic=d.a&last_event_id={id}"), &[], b""));
-        assert!(wire.take_until(b"\r\n").starts_with(b"HTTP/1.1 200 "), "{}", &id[..id.len().min(99)]);
-    }
-    for ids in ["last-event-id: \u{e9}", "last-event-id: 1-1-abcd\r\nlast-event-id: %%%", "last-event-id:"] {
-        let mut wire = Wire::connect(server.public);
-        wire.send(format!("GET /events?topic=d.a HTTP/1.1\r\nhost: x\r\n{ids}\r\n\r\n").as_bytes());
-        assert!(wire.take_until(b"\r\n").starts_with(b"HTTP/1.1 200 "), "{ids}");
-    }
+fn whatever_stands_in_the_place_of_an_id_is_told_in_a_stream_which_goes_on_from_now() {
+    each(|node| {
+        let last = post(node.server.public, "/topics/d.a", b"before").json()["id"].clone();
+        let long = "1".repeat(9_000);
+        let ids = ["x", "~", "1-1-abcd~2-2-abcd", "\u{7f}", "\" ()<>@", "1-1-abcde", &long].map(|id| {
+            let id: String = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            raw("GET", &format!("/events?topic=d.a&last_event_id={id}"), &[], b"")
+        });
+        let headers = ["last-event-id: \u{e9}", "last-event-id: 1-1-abcd\r\nlast-event-id: %%%"].map(request_with);
+        for request in ids.iter().chain(&headers) {
+            let mut stream = ask(node, request);
+            let open = stream.expect_open();
+            assert_eq!((&open.json()["resumed"], open.id), (&json!(false), None), "a position that is none");
+            let reset = stream.next();
+            assert_eq!(reset.name, "fanwheel.reset");
+            assert_eq!(reset.json(), json!({"reason": "unknown-cursor", "topics": ["d.a"]}));
+            assert_eq!(reset.id.as_deref(), last.as_str(), "it stands at the newest event");
+        }
+    });
+}
+
+#[test]
+fn an_empty_id_is_none_and_says_nothing_of_a_loss() {
+    each(|node| {
+        let open = ask(node, &request_with("last-event-id:")).expect_open();
+        assert_eq!(open.json()["resumed"], false);
+        assert!(open.id.is_some(), "it begins now");
+    });
+}
+
+fn ask(node: &Node, request: &[u8]) -> Stream {
+    let mut wire = Wire::connect(node.server.public);
+    wire.send(request);
+    Stream::answered(wire)
 }
 
 #[test]
