@@ -82,6 +82,10 @@ const LINES_BESIDE: usize = 6;
 
 /// Lines of a source file.
 const LINES_MAX: usize = 600;
+/// Tests that are longer, with their lines: they may become shorter.
+const LONGER: &[(&str, usize)] =
+    &[("tests/durable_script.rs", 640), ("tests/simulation/durable/law.rs", 670), ("tests/simulation/world.rs", 630)];
+
 /// Below these versions lie known holes and regressions: crate, least version, whether it must be in the tree, why.
 const LEAST_VERSIONS: &[(&str, [u64; 3], bool, &str)] = &[
     ("bytes", [1, 11, 1], true, "integer overflow in BytesMut::reserve"),
@@ -138,6 +142,10 @@ fn every_exception_is_still_needed() {
             paths(&tokens).iter().any(|named| within(&inner(file, named).unwrap_or_default(), path)),
             "{file}: {path}"
         );
+    }
+    for (file, _) in LONGER {
+        let lines = read(file).unwrap_or_default().lines().count();
+        assert!(lines > LINES_MAX, "{file} has {lines} lines: delete its line in LONGER (tests/house.rs)");
     }
 }
 
@@ -216,6 +224,8 @@ fn the_rules_can_fail() {
         ("src/topic.rs", concat!("// TO", "DO: more").into(), "unfinished", 1),
         ("src/topic.rs", concat!("// FIX", "ME").into(), "unfinished", 1),
         ("src/topic.rs", "\n".repeat(LINES_MAX + 1), "lines", LINES_MAX + 1),
+        ("tests/wire.rs", "\n".repeat(LINES_MAX + 1), "lines", LINES_MAX + 1),
+        (LONGER[0].0, "\n".repeat(LONGER[0].1 + 1), "lines", LONGER[0].1 + 1),
         ("rust-toolchain.toml", "".into(), "rust-version", 1),
     ];
     for (name, ..) in HOMES {
@@ -448,12 +458,13 @@ fn traces_of_the_workshop(file: &str, text: &str, offences: &mut Vec<Offence>) {
 }
 
 fn length(file: &str, text: &str, offences: &mut Vec<Offence>) {
-    if !file.ends_with(".rs") || !(file.starts_with("src/") || file.contains("/src/")) {
+    if !file.ends_with(".rs") {
         return;
     }
     let lines = text.lines().count();
-    if lines > LINES_MAX {
-        let what = format!("{lines} lines, more than {LINES_MAX}");
+    let most = LONGER.iter().find(|(longer, _)| *longer == file).map_or(LINES_MAX, |&(_, lines)| lines);
+    if lines > most {
+        let what = format!("{lines} lines, more than {most}");
         offences.push(Offence { file: file.into(), line: lines, what });
     }
 }
