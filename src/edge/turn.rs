@@ -1,7 +1,8 @@
 //! The turn: what one shard does, over and over, on its own thread.
 //!
 //! ```text
-//!  timers → newcomers → inbox (a portion) → answers → sweep (a slice) → wishes → sockets → calls → yield
+//!  timers → newcomers → inbox (a portion) → catching up (a portion) → answers → sweep (a slice) → wishes
+//!         → sockets → calls → yield
 //! ```
 //!
 //! Between two slices, or after eight at the latest, the runtime runs accepts, requests and Redis; when
