@@ -26,6 +26,8 @@
 mod catch_up;
 pub mod conn;
 mod counters;
+#[cfg(test)]
+mod courses;
 pub mod history;
 mod ingest;
 pub mod log;
@@ -42,6 +44,7 @@ mod replay;
 pub mod shard;
 pub mod slab;
 mod sweep;
+mod tails;
 pub mod wheel;
 
 use std::future::Future;

@@ -483,21 +483,8 @@ impl<P> Shard<P> {
                     readers.into_iter().for_each(|id| self.handle_arrival(id, is_current));
                 }
             }
-            (Purpose::Tails(upto, keys), Answer::Pages(pages)) if is_current => {
-                for (key, page) in keys.into_iter().zip(pages) {
-                    let Some(past) = self.topics.get(key).and_then(|topic| topic.past.as_mut()) else { continue };
-                    if past.settled && past.take_tail(upto, page, &self.budget) {
-                        self.partition.tails.push_back(key);
-                    }
-                }
-            }
-            (Purpose::Tails(_, keys), _) => {
-                for key in keys {
-                    if let Some(past) = self.topics.get(key).and_then(|topic| topic.past.as_mut()) {
-                        past.give_up_tail();
-                    }
-                }
-            }
+            (Purpose::Tails(upto, keys), Answer::Pages(pages)) if is_current => self.take_tails(upto, keys, pages),
+            (Purpose::Tails(_, keys), _) => self.give_up_tails(keys),
             (Purpose::Start(id), Answer::Start(start)) => self.handle_start(id, is_current.then_some(start)),
             (Purpose::Repair(number, indices), Answer::Pages(pages)) if is_current => {
                 self.take_missed(number, indices, pages);
@@ -532,19 +519,5 @@ impl<P> Shard<P> {
         for id in ready {
             self.tell(sink, id, ResetReason::Trimmed, std::slice::from_ref(&name), at);
         }
-    }
-
-    /// Gives back memory of the past: a page, or a tail. False when there is none.
-    pub(super) fn free_past(&mut self) -> bool {
-        if self.partition.pages.drop_any() {
-            return true;
-        }
-        while let Some(key) = self.partition.tails.pop_front() {
-            let past = self.topics.get(key).and_then(|topic| topic.past.as_mut());
-            if past.is_some_and(|past| past.drop_tail()) {
-                return true;
-            }
-        }
-        false
     }
 }

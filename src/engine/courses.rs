@@ -1,0 +1,203 @@
+//! Courses of a shard with durable topics, step by step: what chance takes too rarely, and what only the shard itself
+//! can see.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::engine::history::{Answer, Answered, Chain, Marker, Page, Position, Read};
+use crate::engine::policy::{Class, Classes, Kind, Limits};
+use crate::engine::{CloseReason, ConnId, Inbound, Ingested, Joining, Sent, Shard, Sink, Wish};
+use crate::event::{Event, EventId, Stamp, Stored, Tag};
+use crate::frame::WireForm;
+use crate::topic::{Pattern, Topic};
+
+/// What each socket took, may yet take, and why it was closed; by its number.
+#[derive(Default)]
+struct Wire(Vec<Socket>);
+
+struct Socket {
+    took: Vec<u8>,
+    room: usize,
+    closed: Option<CloseReason>,
+}
+
+impl Sink for Wire {
+    type Port = usize;
+
+    fn park(&mut self, _port: &usize, _id: ConnId) -> bool {
+        true
+    }
+
+    fn send(&mut self, &port: &usize, bytes: &[u8]) -> Sent {
+        let socket = &mut self.0[port];
+        let taken = bytes.len().min(socket.room);
+        socket.room -= taken;
+        socket.took.extend_from_slice(&bytes[..taken]);
+        if taken == bytes.len() { Sent::All } else { Sent::Part(taken) }
+    }
+
+    fn watch_writable(&mut self, _port: &usize, _id: ConnId, _wanted: bool) {}
+
+    fn unpark(&mut self, port: usize, reason: CloseReason) {
+        self.0[port].closed = Some(reason);
+    }
+}
+
+/// A shard that is connected to its source. Topics `d.*` are durable.
+struct Stage {
+    shard: Shard<usize>,
+    wire: Wire,
+    /// Reads that were asked for and not answered.
+    reads: Vec<(u64, Read)>,
+}
+
+fn at(ms: u64) -> Stamp {
+    Stamp { ms, n: 0 }
+}
+
+fn topic(name: &str) -> Topic {
+    Topic::parse(name).expect("a topic")
+}
+
+fn event(name: &str, ms: u64, prev: u64, size: usize) -> Arc<Event> {
+    let stored = Some(Stored { id: EventId { stamp: at(ms), tag: Tag::NONE }, prev: at(prev) });
+    let data = Bytes::from(vec![b'x'; size]);
+    Arc::new(Event { topic: topic(name), name: None, key: None, data, stored, received_us: 0 })
+}
+
+fn marker(ms: u64) -> Marker {
+    Marker { last: at(ms), chain: Arc::new(Chain::begin(Tag::NONE)) }
+}
+
+impl Stage {
+    fn with(limits: Limits) -> Stage {
+        let durable = Class { kind: Kind::Durable(Default::default()), ..Class::default() };
+        let classes = Classes(vec![(Pattern::parse("d.*").expect("a pattern"), durable)]);
+        let shard = Shard::new(Limits { classes, ..limits }, 0, 0);
+        let mut stage = Stage { shard, wire: Wire::default(), reads: Vec::new() };
+        stage.say(Inbound::Connected(1));
+        stage
+    }
+
+    /// A stream of these topics; gives its number and its name.
+    fn join(&mut self, names: &[&str], position: Position) -> (usize, ConnId) {
+        let number = self.wire.0.len();
+        self.wire.0.push(Socket { took: Vec::new(), room: usize::MAX, closed: None });
+        let topics: Vec<Topic> = names.iter().map(|name| topic(name)).collect();
+        let joining = Joining { topics: &topics, position, form: WireForm::SsePlain, head: b"head\n\n" };
+        let id = self.shard.join(&mut self.wire, number, &joining).expect("it is let in");
+        self.sweep();
+        (number, id)
+    }
+
+    fn sweep(&mut self) {
+        while self.shard.sweep(&mut self.wire, 20) {}
+    }
+
+    /// What the source says, as the turn takes it: a sweep comes first where that is asked for.
+    fn say(&mut self, message: Inbound) {
+        let mut message = message;
+        while let Ingested::Full(back) = self.shard.ingest(&mut self.wire, message) {
+            message = back;
+            self.sweep();
+        }
+        self.sweep();
+    }
+
+    fn marker(&mut self, ms: u64) {
+        self.say(Inbound::Marker(Arc::new(marker(ms))));
+    }
+
+    /// What the shard wants, but for its reads: those are kept.
+    fn wishes(&mut self) -> Vec<Wish> {
+        let mut others = Vec::new();
+        for wish in self.shard.take_wishes() {
+            match wish {
+                Wish::Read(number, read) => self.reads.push((number, read)),
+                wish => others.push(wish),
+            }
+        }
+        others
+    }
+
+    /// These topics are confirmed, and a marker behind them at `ms` settles them.
+    fn settle(&mut self, names: &[&str], ms: u64) {
+        names.iter().for_each(|name| self.say(Inbound::Subscribed(topic(name))));
+        assert!(self.wishes().contains(&Wish::Barrier));
+        self.marker(ms);
+        self.wishes();
+    }
+
+    /// Answers everything that was asked for: of each topic these events are retained, and nothing else ever was.
+    fn answer(&mut self, events: &[Arc<Event>], ms: u64) {
+        self.wishes();
+        for (number, read) in std::mem::take(&mut self.reads) {
+            let of = |topic: &Topic, after: Stamp, upto: Stamp| {
+                let here = |event: &&Arc<Event>| {
+                    let stored = event.stored.expect("it is durable");
+                    event.topic == *topic && stored.id.stamp > after && stored.id.stamp <= upto
+                };
+                let last = events.iter().rfind(|event| event.topic == *topic).and_then(|event| event.stored);
+                let last = last.map_or(Stamp::ZERO, |stored| stored.id.stamp);
+                Page { topic: topic.clone(), events: events.iter().filter(here).cloned().collect(), more: false, last }
+            };
+            let pages = match &read {
+                Read::After { topics, .. } => topics.iter().map(|(topic, after)| of(topic, *after, at(ms))).collect(),
+                Read::Tail { topics, upto, .. } => topics.iter().map(|topic| of(topic, Stamp::ZERO, *upto)).collect(),
+                Read::Start { .. } => panic!("nobody asks for it here"),
+            };
+            self.shard
+                .handle_answer(&mut self.wire, Answered { number, marker: marker(ms), answer: Answer::Pages(pages) });
+        }
+        while self.shard.catch_up(&mut self.wire) {
+            self.sweep();
+        }
+        self.sweep();
+    }
+
+    /// The names and, in brackets, ids of the blocks a stream got since the last call.
+    fn got(&mut self, number: usize) -> Vec<String> {
+        let took = std::mem::take(&mut self.wire.0[number].took);
+        let text = String::from_utf8(took).expect("it is text");
+        let field = |block: &str, name: &str| {
+            block.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start_matches(": ").to_owned()))
+        };
+        let blocks = text.split("\n\n").filter(|block| block.contains("data:"));
+        let reason = |block: &str| {
+            let data = field(block, "data").unwrap_or_default();
+            let at = data.split_once("\"reason\":\"").map(|(_, rest)| rest.to_owned())?;
+            Some(format!(" {}", at.split('"').next().unwrap_or_default()))
+        };
+        let words = blocks.map(|block| {
+            let name = field(block, "event").unwrap_or_else(|| "message".to_owned());
+            let id = field(block, "id").map_or(String::new(), |id| format!(" {}", id.trim_end_matches("-0-0000")));
+            format!("{name}{}{id}", reason(block).unwrap_or_default())
+        });
+        words.collect()
+    }
+}
+
+/// Nothing comes on any of them, so nothing but the tails themselves makes room for them.
+#[test]
+fn tails_of_quiet_topics_stay_within_the_budget() {
+    let budget = 100_000;
+    let mut stage = Stage::with(Limits { log_bytes_max: budget, ..Limits::default() });
+    let names: Vec<String> = (0..64).map(|n| format!("d.{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let readers: Vec<usize> = names.iter().map(|name| stage.join(&[name], Position::Now).0).collect();
+    stage.settle(&names, 1_000);
+    let retained: Vec<_> = (1..).zip(&names).map(|(ms, name)| event(name, ms, 0, 10_000)).collect();
+    stage.answer(&retained, 1_000);
+    let used = stage.shard.gauges().log_bytes;
+    assert!((budget / 2..=budget).contains(&used), "{used} bytes of tails");
+    assert!(readers.into_iter().all(|reader| stage.got(reader) == ["fanwheel.open 1000"]));
+    // The newest tails are those that are there.
+    let from = |ms| Position::After(EventId { stamp: at(ms), tag: Tag::NONE });
+    let (reader, _) = stage.join(&["d.63"], from(10));
+    assert_eq!(stage.got(reader), ["fanwheel.open 10", "message 64"]);
+    let (reader, _) = stage.join(&["d.20"], from(10));
+    assert_eq!(stage.got(reader), ["fanwheel.open 10"], "its tail is gone: it waits for a page");
+    stage.answer(&retained, 1_000);
+    assert_eq!(stage.got(reader), ["message 21"]);
+}
