@@ -71,6 +71,10 @@ fn marker(ms: u64) -> Marker {
 }
 
 impl Stage {
+    fn new() -> Stage {
+        Stage::with(Limits::default())
+    }
+
     fn with(limits: Limits) -> Stage {
         let durable = Class { kind: Kind::Durable(Default::default()), ..Class::default() };
         let classes = Classes(vec![(Pattern::parse("d.*").expect("a pattern"), durable)]);
@@ -89,6 +93,10 @@ impl Stage {
         let id = self.shard.join(&mut self.wire, number, &joining).expect("it is let in");
         self.sweep();
         (number, id)
+    }
+
+    fn leave(&mut self, id: ConnId) {
+        self.shard.handle_gone(&mut self.wire, id, CloseReason::Gone);
     }
 
     fn sweep(&mut self) {
@@ -200,4 +208,25 @@ fn tails_of_quiet_topics_stay_within_the_budget() {
     assert_eq!(stage.got(reader), ["fanwheel.open 10"], "its tail is gone: it waits for a page");
     stage.answer(&retained, 1_000);
     assert_eq!(stage.got(reader), ["message 21"]);
+}
+
+/// A topic that is wanted, left and wanted again, and others that are wanted once.
+#[test]
+fn what_is_remembered_of_tails_does_not_grow_with_the_topics_that_were_there() {
+    let mut stage = Stage::new();
+    let linger = Limits::default().linger_ticks;
+    for turn in 0..2_000_u32 {
+        let once = format!("d.{turn}");
+        let (names, ms) = (["d.again", &once], 1_000 + u64::from(turn));
+        let (_, id) = stage.join(&names, Position::Now);
+        stage.settle(&names, ms);
+        stage.answer(&[event("d.again", 1, 0, 10), event(&once, 2, 0, 10)], ms);
+        stage.leave(id);
+        stage.shard.advance(&mut stage.wire, (turn + 1) * linger);
+        // The one is forgotten, the other is wanted again before that.
+        stage.say(Inbound::Unsubscribed(topic(&once)));
+    }
+    assert_eq!(stage.shard.gauges().topics, 1);
+    let tails = stage.shard.partition.tails.len();
+    assert!(tails <= 1_100, "{tails} topics with a tail are remembered");
 }

@@ -129,6 +129,12 @@ impl Past {
         self.awaits_tail.is_some()
     }
 
+    /// True exactly when there is a tail.
+    #[must_use]
+    pub fn has_tail(&self) -> bool {
+        !self.tail.is_empty()
+    }
+
     /// Drops the tail. True exactly when there was one.
     pub fn drop_tail(&mut self) -> bool {
         let newest = self.tail.back().and_then(|frame| frame.stored());

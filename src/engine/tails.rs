@@ -1,11 +1,14 @@
 //! The tails of a shard's durable topics: taken as they come, and what leaves when there is no room for them.
 //!
-//! What always holds: a topic that has a tail stands in `Partition::tails`, the one that was read first in front; and when
-//! a tail was taken, the shard's logs, pages and tails together are within its budget, or there is no tail.
+//! What always holds: a topic that has a tail stands in `Partition::tails`, the one that was read first in front, and
+//! others stand there for a while, at most about as many as the shard has topics; when tails were taken, the shard's logs,
+//! pages and tails together are within its budget, or there is no tail.
 //!
 //! # Overload
 //! The past leaves before events do. Of tails the one that was read first leaves first: whoever came for it was served
 //! by now. A reader that wants what was in it is given pages.
+
+use std::collections::HashSet;
 
 use crate::engine::history::Page;
 use crate::engine::shard::Shard;
@@ -23,6 +26,18 @@ impl<P> Shard<P> {
                 while self.budget.used() > self.limits.log_bytes_max && self.free_tail() {}
             }
         }
+        if self.partition.tails.len() > 2 * self.topics.len() + 1_024 {
+            self.sort_out_tails();
+        }
+    }
+
+    /// Takes out topics that are gone, that have no tail any more, and that stand here twice.
+    fn sort_out_tails(&mut self) {
+        let (topics, mut seen) = (&mut self.topics, HashSet::new());
+        self.partition.tails.retain(|&key| {
+            let past = topics.get(key).and_then(|topic| topic.past.as_ref());
+            past.is_some_and(|past| past.has_tail()) && seen.insert(key)
+        });
     }
 
     /// What was read of these topics is of no use.
