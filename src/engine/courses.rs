@@ -113,6 +113,10 @@ impl Stage {
         self.sweep();
     }
 
+    fn event(&mut self, name: &str, ms: u64, prev: u64) {
+        self.say(Inbound::Event(event(name, ms, prev, 10)));
+    }
+
     fn marker(&mut self, ms: u64) {
         self.say(Inbound::Marker(Arc::new(marker(ms))));
     }
@@ -229,4 +233,41 @@ fn what_is_remembered_of_tails_does_not_grow_with_the_topics_that_were_there() {
     assert_eq!(stage.shard.gauges().topics, 1);
     let tails = stage.shard.partition.tails.len();
     assert!(tails <= 1_100, "{tails} topics with a tail are remembered");
+}
+
+/// Redis has come back with other rights. A reader that is blocked is sent away when it has stalled, and not before.
+#[test]
+fn a_refused_topic_holds_up_no_other_while_a_reader_of_it_is_blocked() {
+    let mut stage = Stage::new();
+    let (reader, _) = stage.join(&["d.open"], Position::Now);
+    let (blocked, id) = stage.join(&["d.closed"], Position::Now);
+    stage.settle(&["d.open", "d.closed"], 100);
+    stage.answer(&[], 100);
+    stage.wire.0[blocked].room = 5;
+    stage.event("d.closed", 101, 0);
+    assert_eq!(stage.got(reader), ["fanwheel.open 100"]);
+
+    stage.say(Inbound::Disconnected);
+    stage.say(Inbound::Connected(2));
+    stage.say(Inbound::Refused(topic("d.closed")));
+    stage.settle(&["d.open"], 110);
+    stage.answer(&[event("d.open", 105, 0, 10), event("d.closed", 101, 0, 10)], 110);
+    assert_eq!(stage.got(reader), ["message 105"], "it was missed, and read");
+    stage.event("d.open", 111, 105);
+    assert_eq!(stage.got(reader), ["message 111"]);
+
+    // It may be allowed again: it is settled like any other.
+    let (again, _) = stage.join(&["d.closed"], Position::Now);
+    assert!(stage.wishes().contains(&Wish::Subscribe(topic("d.closed"))));
+    stage.settle(&["d.closed"], 112);
+    stage.answer(&[event("d.closed", 101, 0, 10)], 112);
+    stage.event("d.closed", 113, 101);
+    assert_eq!(stage.got(again), ["fanwheel.open 112", "message 113"]);
+
+    stage.got(blocked);
+    stage.wire.0[blocked].room = usize::MAX;
+    stage.shard.handle_writable(&mut stage.wire, id);
+    stage.sweep();
+    assert_eq!(stage.wire.0[blocked].closed, Some(CloseReason::Unavailable));
+    assert!(stage.got(blocked).iter().any(|block| block == "fanwheel.unavailable"));
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::engine::conn::{ConnId, Flags, Many, Owes};
+use crate::engine::past::Past;
 use crate::engine::registry::{Registry, Subscription};
 use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
@@ -36,7 +37,7 @@ impl<P> Shard<P> {
             Inbound::Marker(question, marker) => !self.handle_marker(sink, *question, marker),
             Inbound::Chain(chain) => !self.handle_chain(sink, chain),
             Inbound::Event(event) => !self.make_room(sink, event),
-            Inbound::TooLarge(topic) | Inbound::Unsubscribed(topic) => self.is_dirty(topic),
+            Inbound::TooLarge(topic) | Inbound::Unsubscribed(topic) | Inbound::Refused(topic) => self.is_dirty(topic),
             Inbound::Disconnected => self.dirty > 0,
             _ => false,
         };
@@ -328,6 +329,7 @@ impl<P> Shard<P> {
         if topic.members.is_empty() {
             return self.forget(key);
         }
+        let is_durable = topic.past.is_some();
         for slot in topic.members.iter().collect::<Vec<_>>() {
             let id = self.conns.key_at(slot).expect("members exist");
             let conn = self.conns.at(slot).expect("members exist");
@@ -335,6 +337,25 @@ impl<P> Shard<P> {
             conn.owes.add(Owes::UNAVAILABLE);
             self.enqueue(id);
         }
+        // Members that are blocked stay for a while; nobody must wait for their topic meanwhile.
+        if is_durable {
+            self.drop_kept(key);
+        }
+    }
+
+    /// Nothing more comes of a topic for now: what is kept of it is dropped, and nobody waits for it.
+    pub(super) fn drop_kept(&mut self, key: Key) {
+        let seq = self.seq;
+        let topic = self.topics.at(key.slot);
+        self.logged -= topic.log.len();
+        if let Some(past) = &mut topic.past
+            && !planted!("kept-log")
+        {
+            **past = Past::default();
+        }
+        self.partition.pages.forget_topic(&topic.name);
+        self.topics.drop_log(key.slot, seq);
+        self.partition.note_gone(key);
     }
 
     /// Streams of this topic are told before their next event.

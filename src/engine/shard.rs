@@ -13,7 +13,6 @@ use crate::engine::conn::{Conn, ConnId, Flags, Many, Owes, Pending, Place, Sub};
 use crate::engine::counters::{Counters, Gauges};
 use crate::engine::log::Seq;
 use crate::engine::partition::Partition;
-use crate::engine::past::Past;
 use crate::engine::policy::{HEARTBEAT_JITTER_PERCENT, Limits, TIMERS_PER_TURN};
 use crate::engine::registry::{Registry, Subscription};
 
@@ -453,7 +452,6 @@ impl<P> Shard<P> {
             }
             self.idle.pop_front();
             let connected = self.source_connected;
-            let seq = self.seq;
             let Some(topic) =
                 self.topics.get(key).filter(|topic| topic.members.is_empty() && topic.idle_since == since)
             else {
@@ -467,16 +465,8 @@ impl<P> Shard<P> {
                 }
                 Subscription::Live if connected => {
                     topic.subscription = Subscription::Unsubscribing;
-                    self.logged -= topic.log.len();
-                    if let Some(past) = &mut topic.past
-                        && !planted!("kept-log")
-                    {
-                        **past = Past::default();
-                    }
-                    self.partition.pages.forget_topic(&topic.name);
                     self.wishes.push(Wish::Unsubscribe(topic.name.clone()));
-                    self.topics.drop_log(key.slot, seq);
-                    self.partition.note_gone(key);
+                    self.drop_kept(key);
                 }
                 Subscription::Unsubscribing => {}
                 _ => self.forget(key),
