@@ -271,3 +271,37 @@ fn a_refused_topic_holds_up_no_other_while_a_reader_of_it_is_blocked() {
     assert_eq!(stage.wire.0[blocked].closed, Some(CloseReason::Unavailable));
     assert!(stage.got(blocked).iter().any(|block| block == "fanwheel.unavailable"));
 }
+
+/// The embedded broker tells every shard everything, and forgets what is oldest when its memory is full.
+#[test]
+fn a_topic_in_which_nothing_was_missed_is_not_trimmed_by_what_befell_others() {
+    let mut stage = Stage::new();
+    let (reader, _) = stage.join(&["d.quiet"], Position::Now);
+    stage.settle(&["d.quiet"], 100);
+    stage.answer(&[], 100);
+    // Of others events come, and leave, and are forgotten: the horizon is at 103.
+    (101..=104).for_each(|ms| stage.event("d.other", ms, ms - 1));
+    stage.event("d.quiet", 105, 103);
+    assert_eq!(stage.wishes(), [], "nothing is to be repaired");
+    assert_eq!(stage.got(reader), ["fanwheel.open 100", "message 105"]);
+    let (late, _) = stage.join(&["d.quiet"], Position::Now);
+    assert_eq!(stage.got(late), ["fanwheel.open 105"]);
+}
+
+/// Redis tells a shard only of its own topics.
+#[test]
+fn a_shard_on_whose_topics_nothing_comes_asks_how_far_the_history_has_got() {
+    let mut stage = Stage::new();
+    stage.shard.advance(&mut stage.wire, 36_000);
+    assert_eq!(stage.wishes(), [Wish::Renew(1)], "it has no history");
+    let (reader, _) = stage.join(&["d.quiet"], Position::Now);
+    stage.settle(&["d.quiet"], 100);
+    stage.answer(&[], 100);
+    stage.shard.advance(&mut stage.wire, 40_000);
+    assert_eq!(stage.wishes(), [Wish::Barrier]);
+    stage.marker(900);
+    stage.shard.advance(&mut stage.wire, 40_001);
+    stage.event("d.quiet", 905, 800);
+    assert_eq!(stage.wishes(), []);
+    assert_eq!(stage.got(reader), ["fanwheel.open 100", "message 905"]);
+}

@@ -16,6 +16,10 @@ const HELD_BYTES_MAX: usize = 8 << 20;
 /// A marker that has not come after so many ticks is asked for again: 2 s.
 const BARRIER_TICKS: u32 = 20;
 
+/// A marker is asked for after so many ticks in any case: 1 h. A shard on whose topics nothing comes learns from it how
+/// far the history has got, long before the history forgets what lies behind that.
+const REFRESH_TICKS: u32 = 36_000;
+
 /// The history a shard is fed from, as far as it knows it.
 #[derive(Debug)]
 pub(super) struct Partition {
@@ -27,6 +31,8 @@ pub(super) struct Partition {
     pub(super) wants_barrier: bool,
     /// When a marker was asked for that has not come.
     pub(super) asked_at: Option<u32>,
+    /// When a marker was last asked for in any case.
+    refreshed_at: u32,
     /// Topics that are confirmed and wait for a marker.
     pub(super) unsettled: Vec<Key>,
     /// The newest question for a marker.
@@ -82,6 +88,7 @@ impl Default for Partition {
             hold: None,
             wants_barrier: false,
             asked_at: None,
+            refreshed_at: 0,
             unsettled: Vec::new(),
             question: 0,
             ahead: Vec::new(),
@@ -174,6 +181,14 @@ impl Partition {
     pub(super) fn repeat_barrier(&mut self, now: u32) {
         if self.barrier_deadline().is_some_and(|due| due <= now) {
             self.ask_again();
+        }
+    }
+
+    /// Asks for a marker now and then, once there was one. Whoever has streams has heartbeats, and comes here often enough.
+    pub(super) fn refresh(&mut self, now: u32) {
+        if self.chain.is_some() && now - self.refreshed_at >= REFRESH_TICKS {
+            self.refreshed_at = now;
+            self.wants_barrier = true;
         }
     }
 

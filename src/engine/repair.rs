@@ -132,11 +132,14 @@ impl<P> Shard<P> {
         let wanted = self.live_topic(&event.topic);
         let is_settled = |past: &Past| past.settled || planted!("settled-early");
         let key = wanted.filter(|key| self.topics.at(key.slot).past.as_ref().is_some_and(|past| is_settled(past)));
+        let watermark = self.partition.watermark;
         let Some(key) = key else {
+            // It comes in the order of all numbers, so whatever else has a lower one was ingested: nothing is held. Its own
+            // topic has no readers yet, or these wait for a marker that comes later.
+            self.partition.watermark = watermark.max(stored.id.stamp);
             self.counters.events_unwanted += 1;
             return Ok(());
         };
-        let watermark = self.partition.watermark;
         let past = self.topics.at(key.slot).past.as_ref().expect("it is durable");
         if !past.held.is_followed_by(stored.prev, watermark) && !planted!("no-prev") {
             self.partition.hold_at(Stage::Barrier);

@@ -248,6 +248,7 @@ impl<P> Shard<P> {
         self.now = now;
         self.let_idle_topics_go();
         self.partition.repeat_barrier(now);
+        self.partition.refresh(now);
         let more = self.drain(sink);
         for _ in 0..TIMERS_PER_TURN {
             let Some(slot) = self.wheel.take_due(&mut self.conns, now) else {

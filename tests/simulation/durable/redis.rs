@@ -74,6 +74,8 @@ pub struct Redis {
     keys: Keys,
     past: VecDeque<Keys>,
     pub wires: Vec<Wire>,
+    /// Every connection hears of all topics, as those of the embedded broker do.
+    pub tells_all: bool,
     pub truth: Truth,
     /// Tags drawn so far.
     drawn: usize,
@@ -89,6 +91,7 @@ impl Redis {
             keys: Keys::default(),
             past: VecDeque::new(),
             wires: Vec::new(),
+            tells_all: false,
             truth: Truth::default(),
             drawn: 0,
             moment: 0,
@@ -258,7 +261,7 @@ impl Redis {
     fn send(&mut self, topic: Option<usize>, message: &Inbound) {
         let moment = self.moment;
         for wire in self.wires.iter_mut().filter(|wire| wire.alive) {
-            if topic.is_none_or(|topic| wire.subscribed.contains(&topic)) {
+            if self.tells_all || topic.is_none_or(|topic| wire.subscribed.contains(&topic)) {
                 wire.queue.push_back((message.clone(), moment));
             }
         }

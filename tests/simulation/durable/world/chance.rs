@@ -130,6 +130,7 @@ impl World {
             trace,
             rng,
         };
+        world.redis.tells_all = world.rng.u32(0..4) == 0;
         for node in 0..world.nodes {
             world.start_node(node);
         }
