@@ -305,3 +305,24 @@ fn a_shard_on_whose_topics_nothing_comes_asks_how_far_the_history_has_got() {
     assert_eq!(stage.wishes(), []);
     assert_eq!(stage.got(reader), ["fanwheel.open 100", "message 905"]);
 }
+
+/// Its topic is followed and settled, but the shard waits for a marker.
+#[test]
+fn a_stream_that_cannot_be_opened_in_time_is_told_also_where_its_topics_are_confirmed() {
+    let mut stage = Stage::new();
+    let open_ticks = Limits::default().open_ticks;
+    let (first, _) = stage.join(&["d.a"], Position::Now);
+    stage.settle(&["d.a"], 100);
+    stage.answer(&[], 100);
+    assert_eq!(stage.got(first), ["fanwheel.open 100"]);
+    assert!(stage.shard.ingest_gap());
+    let (late, _) = stage.join(&["d.a"], Position::Now);
+    stage.shard.advance(&mut stage.wire, open_ticks - 1);
+    assert_eq!(stage.wire.0[late].closed, None);
+    stage.shard.advance(&mut stage.wire, open_ticks);
+    assert_eq!(
+        (stage.got(late), stage.wire.0[late].closed),
+        (vec!["fanwheel.unavailable".into()], Some(CloseReason::Unavailable))
+    );
+    assert_eq!(stage.wire.0[first].closed, None);
+}

@@ -196,7 +196,9 @@ impl<P> Shard<P> {
         let places: Vec<Sub> = topics.iter().map(|topic| self.follow(topic, id.slot)).collect();
         let waiting = places.iter().filter(|place| !self.topics.at(place.topic).is_ready()).count();
         let is_durable = places.iter().any(|place| self.topics.at(place.topic).past.is_some());
-        let due = if waiting > 0 { self.now + self.limits.open_ticks } else { self.now + self.heartbeat_interval() };
+        // Also where all topics are confirmed: one that is durable may have to wait for its history.
+        let may_wait = waiting > 0 || is_durable;
+        let due = if may_wait { self.now + self.limits.open_ticks } else { self.now + self.heartbeat_interval() };
         let conn = self.conns.at(id.slot).expect("just inserted");
         conn.waiting = u8::try_from(waiting).expect("bounded by TOPICS_PER_STREAM_MAX");
         if is_durable {
