@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::engine::history::{Answer, Answered, Chain, Marker, Page, Position, Read};
+use crate::engine::partition::Partition;
 use crate::engine::policy::{Class, Classes, Kind, Limits};
 use crate::engine::{CloseReason, ConnId, Inbound, Ingested, Joining, Sent, Shard, Sink, Wish};
 use crate::event::{Event, EventId, Stamp, Stored, Tag};
@@ -117,8 +118,13 @@ impl Stage {
         self.say(Inbound::Event(event(name, ms, prev, 10)));
     }
 
+    /// The answer to what was asked last.
     fn marker(&mut self, ms: u64) {
-        self.say(Inbound::Marker(Arc::new(marker(ms))));
+        self.marker_for(self.shard.partition.question, ms);
+    }
+
+    fn marker_for(&mut self, question: u64, ms: u64) {
+        self.say(Inbound::Marker(question, Arc::new(marker(ms))));
     }
 
     /// What the shard wants, but for its reads: those are kept.
@@ -136,7 +142,7 @@ impl Stage {
     /// These topics are confirmed, and a marker behind them at `ms` settles them.
     fn settle(&mut self, names: &[&str], ms: u64) {
         names.iter().for_each(|name| self.say(Inbound::Subscribed(topic(name))));
-        assert!(self.wishes().contains(&Wish::Barrier));
+        assert!(self.wishes().iter().any(|wish| matches!(wish, Wish::Barrier(_))));
         self.marker(ms);
         self.wishes();
     }
@@ -298,7 +304,7 @@ fn a_shard_on_whose_topics_nothing_comes_asks_how_far_the_history_has_got() {
     stage.settle(&["d.quiet"], 100);
     stage.answer(&[], 100);
     stage.shard.advance(&mut stage.wire, 40_000);
-    assert_eq!(stage.wishes(), [Wish::Barrier]);
+    assert!(matches!(stage.wishes()[..], [Wish::Barrier(_)]));
     stage.marker(900);
     stage.shard.advance(&mut stage.wire, 40_001);
     stage.event("d.quiet", 905, 800);
@@ -325,4 +331,62 @@ fn a_stream_that_cannot_be_opened_in_time_is_told_also_where_its_topics_are_conf
         (vec!["fanwheel.unavailable".into()], Some(CloseReason::Unavailable))
     );
     assert_eq!(stage.wire.0[first].closed, None);
+}
+
+/// They come and go while no marker and no tail comes, and while the shard holds.
+#[test]
+fn nothing_is_kept_of_readers_and_topics_that_are_gone() {
+    let mut stage = Stage::new();
+    let linger = Limits::default().linger_ticks;
+    let after = |ms| Position::After(EventId { stamp: at(ms), tag: Tag::NONE });
+    stage.join(&["d.a"], Position::Now);
+    stage.settle(&["d.a"], 100);
+    let mut now = 0;
+    let mut come_and_go = |stage: &mut Stage, name: &str, position: Position, held: fn(&Partition) -> usize| {
+        let before = held(&stage.shard.partition);
+        let (_, id) = stage.join(&[name], position);
+        stage.say(Inbound::Subscribed(topic(name)));
+        assert_eq!(held(&stage.shard.partition), before + 1, "{name} at {position:?}");
+        stage.leave(id);
+        now += linger;
+        stage.shard.advance(&mut stage.wire, now);
+        stage.wishes();
+        assert_eq!(held(&stage.shard.partition), before, "{name} at {position:?}");
+    };
+    come_and_go(&mut stage, "d.a", after(50), |partition| partition.behind_tails.len());
+    come_and_go(&mut stage, "d.b", Position::Now, |partition| partition.unsettled.len());
+    stage.answer(&[], 100);
+    come_and_go(&mut stage, "d.a", after(200), |partition| partition.ahead.len() + partition.ahead_asked.len());
+    assert!(stage.shard.ingest_gap());
+    come_and_go(&mut stage, "d.a", Position::Now, |partition| partition.held_back.len());
+    // One that is served again and again while it waits stands there once.
+    let (number, id) = stage.join(&["d.a"], Position::Now);
+    for _ in 0..3 {
+        stage.shard.enqueue(id);
+        stage.sweep();
+    }
+    assert_eq!(stage.shard.partition.held_back.len(), 1);
+    assert_eq!(stage.wire.0[number].closed, None);
+}
+
+/// It was asked for before they came, and knows nothing of what they have seen on another node.
+#[test]
+fn a_marker_that_comes_late_says_nothing_to_those_who_came_after_it_was_asked_for() {
+    let mut stage = Stage::new();
+    let after = |ms| Position::After(EventId { stamp: at(ms), tag: Tag::NONE });
+    stage.join(&["d.a"], Position::Now);
+    stage.settle(&["d.a"], 100);
+    stage.answer(&[], 100);
+    stage.join(&["d.a"], after(150));
+    let [Wish::Barrier(first)] = stage.wishes()[..] else { panic!("no question") };
+    let (late, _) = stage.join(&["d.a"], after(300));
+    stage.shard.advance(&mut stage.wire, 25);
+    let [Wish::Barrier(second)] = stage.wishes()[..] else { panic!("it is asked again") };
+    stage.marker_for(first, 200);
+    stage.sweep();
+    assert_eq!(stage.got(late), [""; 0], "not yet");
+    stage.event("d.a", 300, 0);
+    stage.marker_for(second, 400);
+    stage.sweep();
+    assert_eq!(stage.got(late), ["fanwheel.open 300"]);
 }

@@ -1,6 +1,6 @@
 //! The history a shard is fed from, as far as the shard knows it, and what waits for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::catch_up::CatchUp;
@@ -34,18 +34,18 @@ pub(super) struct Partition {
     /// When a marker was last asked for in any case.
     refreshed_at: u32,
     /// Topics that are confirmed and wait for a marker.
-    pub(super) unsettled: Vec<Key>,
+    pub(super) unsettled: BTreeSet<Key>,
     /// The newest question for a marker.
     pub(super) question: u64,
     /// Readers that wait for a marker which is asked for from now on.
-    pub(super) ahead: Vec<ConnId>,
-    /// Readers that wait for the answer to this question or a later one, the longest waiting first. The answer to an
-    /// earlier one knows nothing of what they have seen elsewhere.
-    pub(super) ahead_asked: VecDeque<(u64, ConnId)>,
+    pub(super) ahead: BTreeSet<ConnId>,
+    /// Readers that wait for the answer to this question or a later one. That to an earlier one knows nothing of what
+    /// they have seen elsewhere.
+    pub(super) ahead_asked: BTreeMap<ConnId, u64>,
     /// Readers that wait for a tail: what they want may be in it.
-    pub(super) behind_tails: Vec<ConnId>,
+    pub(super) behind_tails: BTreeSet<ConnId>,
     /// Readers that wait for the end of the hold.
-    pub(super) held_back: Vec<ConnId>,
+    pub(super) held_back: BTreeSet<ConnId>,
     /// An incarnation that was met and which the marker after it did not know.
     pub(super) strange: Option<Tag>,
     /// The incarnation of which all nodes are to be told that it has lost something.
@@ -89,12 +89,12 @@ impl Default for Partition {
             wants_barrier: false,
             asked_at: None,
             refreshed_at: 0,
-            unsettled: Vec::new(),
+            unsettled: BTreeSet::new(),
             question: 0,
-            ahead: Vec::new(),
-            ahead_asked: VecDeque::new(),
-            behind_tails: Vec::new(),
-            held_back: Vec::new(),
+            ahead: BTreeSet::new(),
+            ahead_asked: BTreeMap::new(),
+            behind_tails: BTreeSet::new(),
+            held_back: BTreeSet::new(),
             strange: None,
             lossy: None,
             tails: VecDeque::new(),
@@ -126,12 +126,12 @@ impl Partition {
 
     /// The reader is served when the hold has ended.
     pub(super) fn await_release(&mut self, id: ConnId) {
-        self.held_back.push(id);
+        self.held_back.insert(id);
     }
 
     /// The reader is served when the next tails have come.
     pub(super) fn await_tails(&mut self, id: ConnId) {
-        self.behind_tails.push(id);
+        self.behind_tails.insert(id);
     }
 
     /// The reader is served when more is known: at the end of the hold, or behind a marker.
@@ -141,8 +141,16 @@ impl Partition {
 
     /// The reader is served when a marker has come that is asked for from now on.
     pub(super) fn await_marker(&mut self, id: ConnId) {
-        self.ahead.push(id);
+        self.ahead.insert(id);
         self.wants_barrier = true;
+    }
+
+    /// The reader is gone: it waits for nothing.
+    pub(super) fn forget_reader(&mut self, id: ConnId) {
+        for waiting in [&mut self.held_back, &mut self.behind_tails, &mut self.ahead] {
+            waiting.remove(&id);
+        }
+        self.ahead_asked.remove(&id);
     }
 
     /// The question with which a marker is to be asked for now.
@@ -158,7 +166,7 @@ impl Partition {
         self.asked_at = Some(now);
         self.question += 1;
         let question = self.question;
-        self.ahead_asked.extend(self.ahead.drain(..).map(|id| (question, id)));
+        self.ahead_asked.extend(std::mem::take(&mut self.ahead).into_iter().map(|id| (id, question)));
         Some(question)
     }
 
@@ -172,9 +180,15 @@ impl Partition {
         if question >= self.question {
             self.asked_at = None;
         }
-        let is_answered = |&(asked, _): &(u64, ConnId)| asked <= question;
-        let count = self.ahead_asked.iter().take_while(|asked| is_answered(asked)).count();
-        self.ahead_asked.drain(..count).map(|(_, id)| id).collect()
+        let mut answered = Vec::new();
+        self.ahead_asked.retain(|&id, &mut asked| {
+            let waits = asked > question;
+            if !waits {
+                answered.push(id);
+            }
+            waits
+        });
+        answered
     }
 
     /// Asks again for a marker that does not come.
@@ -199,6 +213,7 @@ impl Partition {
 
     /// A topic is gone, or is no longer to be waited for.
     pub(super) fn note_gone(&mut self, key: Key) {
+        self.unsettled.remove(&key);
         let Some(Hold { stage: Stage::Subscribing(missing), .. }) = &mut self.hold else { return };
         missing.remove(&key);
         if missing.is_empty() {

@@ -48,7 +48,7 @@ impl<P> Shard<P> {
             self.partition.note_gone(key);
             return true;
         }
-        self.partition.unsettled.push(key);
+        self.partition.unsettled.insert(key);
         self.partition.wants_barrier = true;
         false
     }
@@ -69,7 +69,7 @@ impl<P> Shard<P> {
     pub(super) fn hold_for_topic(&mut self, key: Key) {
         let is_settled = self.topics.at(key.slot).past.as_ref().is_some_and(|past| past.settled);
         if !is_settled {
-            self.partition.unsettled.retain(|&unsettled| unsettled != key);
+            self.partition.unsettled.remove(&key);
             return;
         }
         match &mut self.partition.hold {

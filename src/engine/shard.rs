@@ -510,6 +510,7 @@ impl<P> Shard<P> {
             self.places.remove(&id.slot);
             self.crossed.remove(&id.slot);
             self.forget_told(id.slot);
+            self.partition.forget_reader(id);
             shrink(&mut self.places);
             shrink(&mut self.crossed);
         }

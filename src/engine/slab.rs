@@ -8,7 +8,7 @@
 //! connections is as much as the entries themselves.
 
 /// Names a value in a slab: a slot and the generation it was handed out in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The place in the slab.
     pub slot: u32,
