@@ -32,11 +32,14 @@ pub enum Ingested {
 impl<P> Shard<P> {
     /// Takes what a source says.
     pub fn ingest<S: Sink<Port = P>>(&mut self, sink: &mut S, message: Inbound) -> Ingested {
+        let message = match message {
+            Inbound::Event(event) if event.stored.is_some() => return self.ingest_durable(sink, event),
+            Inbound::Event(event) => return self.ingest_live(sink, event),
+            other => other,
+        };
         let waits_for_sweep = match &message {
-            Inbound::Event(event) if event.stored.is_some() => return self.ingest_durable(sink, Arc::clone(event)),
             Inbound::Marker(question, marker) => !self.handle_marker(sink, *question, marker),
             Inbound::Chain(chain) => !self.handle_chain(sink, chain),
-            Inbound::Event(event) => !self.make_room(sink, event),
             Inbound::TooLarge(topic) | Inbound::Unsubscribed(topic) | Inbound::Refused(topic) => self.is_dirty(topic),
             Inbound::Disconnected => self.dirty > 0,
             _ => false,
@@ -45,14 +48,13 @@ impl<P> Shard<P> {
             return Ingested::Full(message);
         }
         match message {
-            Inbound::Event(event) => self.append(event),
             Inbound::TooLarge(topic) => self.tell_topic(&topic, Owes::TOO_LARGE),
             Inbound::Connected(generation) => self.handle_connected(generation),
             Inbound::Disconnected => self.handle_disconnected(),
             Inbound::Subscribed(topic) => self.handle_subscribed(&topic),
             Inbound::Unsubscribed(topic) => self.handle_unsubscribed(&topic),
             Inbound::Refused(topic) => self.handle_refused(&topic),
-            Inbound::Marker(..) | Inbound::Chain(_) => {}
+            Inbound::Event(_) | Inbound::Marker(..) | Inbound::Chain(_) => {}
         }
         Ingested::Done
     }
@@ -88,11 +90,21 @@ impl<P> Shard<P> {
         true
     }
 
-    /// Makes room for an event. False when a sweep must come first. An event nobody wants needs none.
-    pub(super) fn make_room<S: Sink<Port = P>>(&mut self, sink: &mut S, event: &Event) -> bool {
+    /// Takes an event of a topic without a history.
+    fn ingest_live<S: Sink<Port = P>>(&mut self, sink: &mut S, event: Arc<Event>) -> Ingested {
         let Some(key) = self.live_topic(&event.topic) else {
-            return true;
+            self.counters.events_unwanted += 1;
+            return Ingested::Done;
         };
+        if !self.make_room(sink, key, &event) {
+            return Ingested::Full(Inbound::Event(event));
+        }
+        self.append(key, event);
+        Ingested::Done
+    }
+
+    /// Makes room for an event of a topic that is followed. False when a sweep must come first.
+    pub(super) fn make_room<S: Sink<Port = P>>(&mut self, sink: &mut S, key: Key, event: &Event) -> bool {
         let charge = FRAME_OVERHEAD + event.weight();
         let topic = self.topics.at(key.slot);
         let surplus = topic.log.surplus(topic.class.log, charge);
@@ -158,11 +170,7 @@ impl<P> Shard<P> {
         }
     }
 
-    pub(super) fn append(&mut self, event: Arc<Event>) {
-        let Some(key) = self.live_topic(&event.topic) else {
-            self.counters.events_unwanted += 1;
-            return;
-        };
+    pub(super) fn append(&mut self, key: Key, event: Arc<Event>) {
         self.counters.events += 1;
         self.seq += 1;
         let frame = Rc::new(Frame::new(event, &self.budget));

@@ -156,11 +156,11 @@ impl<P> Shard<P> {
         event: Arc<Event>,
         stored: Stored,
     ) -> Result<(), Arc<Event>> {
-        if !self.make_room(sink, &event) {
+        if !self.make_room(sink, key, &event) {
             return Err(event);
         }
         if !(planted!("drop") && stored.id.stamp.ms.is_multiple_of(7)) {
-            self.append(event);
+            self.append(key, event);
         }
         if let Some(past) = &mut self.topics.at(key.slot).past {
             past.note(stored);
