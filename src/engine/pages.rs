@@ -54,7 +54,7 @@ pub struct Asked {
     pub era: u64,
 }
 
-/// A page, as it is kept.
+/// A page, as it was read. Whoever is being served holds it for one write at most.
 #[derive(Debug)]
 pub struct Cached {
     /// Oldest first.
@@ -63,6 +63,12 @@ pub struct Cached {
     pub end: Stamp,
     /// The topic's newest number when it was read, or the highest it may have had.
     pub last: Stamp,
+}
+
+/// A page, as it is kept.
+#[derive(Debug)]
+struct Kept {
+    page: Rc<Cached>,
     used: u64,
     bytes: usize,
 }
@@ -71,7 +77,7 @@ pub struct Cached {
 #[derive(Debug, Default)]
 pub struct Pages {
     /// By topic, and by the number after which each begins.
-    kept: HashMap<Topic, BTreeMap<Stamp, Cached>, foldhash::fast::RandomState>,
+    kept: HashMap<Topic, BTreeMap<Stamp, Kept>, foldhash::fast::RandomState>,
     bytes: usize,
     /// Counts uses.
     uses: u64,
@@ -98,17 +104,11 @@ impl Cached {
 
 impl Pages {
     /// The page of `topic` that goes on from `at`, if it is here.
-    pub fn find(&mut self, topic: &Topic, at: Stamp) -> Option<&Cached> {
-        let (_, page) = self.kept.get_mut(topic)?.range_mut(..=at).next_back()?;
+    pub fn find(&mut self, topic: &Topic, at: Stamp) -> Option<Rc<Cached>> {
+        let (_, kept) = self.kept.get_mut(topic)?.range_mut(..=at).next_back()?;
         self.uses += 1;
-        page.used = self.uses;
-        (at < page.end).then_some(&*page)
-    }
-
-    /// A page that [`Pages::find`] has found.
-    #[must_use]
-    pub fn found(&self, topic: &Topic, at: Stamp) -> Option<&Cached> {
-        Some(self.kept.get(topic)?.range(..=at).next_back()?.1)
+        kept.used = self.uses;
+        (at < kept.page.end).then(|| Rc::clone(&kept.page))
     }
 
     /// Forgets the pages of a topic that nobody follows any more.
@@ -192,13 +192,14 @@ impl Pages {
         }
         let end = if page.more { newest } else { newest.max(upto) };
         let bytes: usize = page.events.iter().map(|event| crate::frame::FRAME_OVERHEAD + 2 * event.weight()).sum();
-        let bytes = bytes + size_of::<Cached>();
+        let bytes = bytes + size_of::<Cached>() + size_of::<Kept>();
         let events = page.events.into_iter().map(|event| Rc::new(Frame::new(event, budget))).collect();
         self.uses += 1;
         while self.bytes + bytes > PAGES_BYTES_MAX && self.drop_oldest(self.batch) {}
-        let cached = Cached { events, end, last: page.last, used: self.uses, bytes };
+        let cached = Rc::new(Cached { events, end, last: page.last });
+        let kept = Kept { page: cached, used: self.uses, bytes };
         self.bytes += bytes;
-        if let Some(before) = self.kept.entry(page.topic).or_default().insert(after, cached) {
+        if let Some(before) = self.kept.entry(page.topic).or_default().insert(after, kept) {
             self.bytes -= before.bytes;
         }
         readers

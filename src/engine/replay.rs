@@ -24,10 +24,11 @@ use std::rc::Rc;
 
 use crate::engine::conn::{ConnId, Flags, Place, Remainder};
 use crate::engine::history::{Chain, Verdict};
+use crate::engine::pages::Cached;
 use crate::engine::policy::BATCH_BYTES_MAX;
 use crate::engine::shard::Shard;
 use crate::engine::{CloseReason, Sent, Sink};
-use crate::event::{EventId, Stamp};
+use crate::event::{EventId, Stamp, Tag};
 use crate::frame::sse::{self, ResetReason};
 use crate::frame::{Frame, WireForm};
 use crate::topic::Topic;
@@ -52,7 +53,7 @@ enum Shelf {
     /// Tail and log.
     Log,
     /// The page that goes on from the reader's position.
-    Page(Topic),
+    Page(Rc<Cached>),
 }
 
 /// What is handed over in one write.
@@ -332,14 +333,13 @@ impl<P> Shard<P> {
                 return Heads::Unclear;
             }
             let stamp = first.map(|stored| stored.id.stamp);
-            found.push(Head { topic: slot, from: Shelf::Page(name), next, stamp, loss });
+            found.push(Head { topic: slot, from: Shelf::Page(page), next, stamp, loss });
         }
         if missing.is_empty() { Heads::Found(found, limit) } else { Heads::Missing(missing) }
     }
 
     /// Writes what lies before `limit`, in order. True exactly when all of it fits.
     fn merge(&mut self, id: ConnId, mut heads: Vec<Head>, limit: Stamp, chain: &Chain, writing: &mut Writing) -> bool {
-        let begun = writing.reached.stamp;
         self.write_losses(id, &heads, limit, chain, writing);
         loop {
             let next = heads.iter().enumerate().filter_map(|(index, head)| Some((head.stamp?, index)));
@@ -350,7 +350,7 @@ impl<P> Shard<P> {
                 }
                 return true;
             };
-            let Some((frame, tag)) = self.frame_at(&heads[index], begun, writing.form) else { return true };
+            let Some((frame, tag)) = self.frame_at(&heads[index], writing.form) else { return true };
             let length = frame.bytes(writing.form).len();
             if !writing.bytes.is_empty() && writing.bytes.len() + length > BATCH_BYTES_MAX {
                 return false;
@@ -373,7 +373,7 @@ impl<P> Shard<P> {
                 what: What::Event(heads[index].topic, Rc::clone(&frame)),
             });
             writing.reached = reached;
-            self.step(&mut heads[index], begun);
+            self.step(&mut heads[index]);
         }
     }
 
@@ -412,31 +412,28 @@ impl<P> Shard<P> {
     }
 
     /// The event a head stands on, and its tag.
-    fn frame_at(&mut self, head: &Head, at: Stamp, form: WireForm) -> Option<(Rc<Frame>, crate::event::Tag)> {
+    fn frame_at(&mut self, head: &Head, form: WireForm) -> Option<(Rc<Frame>, Tag)> {
         let frame = match &head.from {
             Shelf::Log => {
                 let topic = self.topics.at(head.topic);
                 let (past, log) = (topic.past.as_ref()?, &mut topic.log);
                 past.encode(log, head.next, form)?.0
             }
-            Shelf::Page(name) => Rc::clone(self.partition.pages.found(name, at)?.events.get(head.next)?),
+            Shelf::Page(page) => Rc::clone(page.events.get(head.next)?),
         };
         let tag = frame.stored()?.id.tag;
         Some((frame, tag))
     }
 
     /// Moves a head to its next event.
-    fn step(&mut self, head: &mut Head, at: Stamp) {
+    fn step(&mut self, head: &mut Head) {
         head.next += 1;
         let stored = match &head.from {
             Shelf::Log => {
                 let topic = self.topics.at(head.topic);
                 topic.past.as_ref().and_then(|past| past.stored(&topic.log, head.next))
             }
-            Shelf::Page(name) => {
-                let page = self.partition.pages.found(name, at);
-                page.and_then(|page| page.events.get(head.next)).and_then(|frame| frame.stored())
-            }
+            Shelf::Page(page) => page.events.get(head.next).and_then(|frame| frame.stored()),
         };
         head.stamp = stored.map(|stored| stored.id.stamp);
     }
