@@ -200,7 +200,7 @@ fn no_more_is_passed_over_than_has_left() {
     let script = "trim a kept 2\n0: a after 5\n0> open resumed 5\n0> reset trimmed a 30\n0> 50";
     expect(Kind::WrongPlace, &with_events(script));
     expect_clean(&with_events(&script.replace("kept 2", "kept 1")));
-    expect(Kind::WrongPlace, &with_events("trim a kept 2\n0: a earliest\n0> open none\n0> 50"));
+    expect(Kind::Lost, &with_events("trim a kept 2\n0: a earliest\n0> open none\n0> 50"));
     expect_clean(&with_events("trim a kept 2\n0: a earliest\n0> open none\n0> 30\n0> 50"));
 }
 
@@ -313,4 +313,24 @@ fn a_reader_that_presents_something_else_is_a_fault_of_the_harness() {
     expect(Kind::Misplaced, &with_events("0: ab now\n0> open 10\n0> 20\n0: ab after 10\n0> open resumed 10"));
     expect(Kind::Misplaced, &with_events("0: ab now\n0> open 10\n0: ab now\n0> open 50"));
     expect(Kind::Misplaced, &with_events("0: ab now\n0: ab after 10\n0> open resumed 10"));
+}
+
+#[test]
+fn a_trim_that_is_told_tells_of_nothing_that_comes_later() {
+    let trimmed = "+a 10\n+a 200\n+a 300\ntrim a\n0: a after 5\n0> open resumed 5\n0> reset trimmed a 10 @100\n";
+    expect(Kind::WrongPlace, &format!("{trimmed}0> 300\n0 dry"));
+    expect_clean(&format!("{trimmed}0> 200\n0> 300\n0 dry"));
+    expect_clean(&format!("{trimmed}0> reset trimmed a 200 @250\n0> 300\n0 dry"));
+}
+
+#[test]
+fn what_was_lost_is_not_among_what_a_trim_keeps() {
+    let events = "+a 10\n+a 20\n+a 30\n+a 40\ntrim a kept 2\nloss @45\n+a 50B\n0: a after 5\n0> open resumed 5\n";
+    expect_clean(&format!("{events}0> reset trimmed a 20\n0> reset diverged a 20B\n0> 50B\n0 dry"));
+}
+
+#[test]
+fn what_a_trim_told_of_may_be_passed_by_another_reset() {
+    let events = "+a 10\n+b 20\n+a 30\ntrim a\nloss @45\n+a 50B\n0: ab after 15\n0> open resumed 15\n";
+    expect_clean(&format!("{events}0> reset trimmed a 15\n0> 20\n0> reset epoch ab 40B\n0> 50B\n0 dry"));
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::log::{CONTROL, Control, Readings};
-use super::truth::Truth;
+use super::truth::{Key, Truth};
 use super::visit::Visit;
 use super::{Cause, Fault, Id, Kind, Log, Outcome, Position, Reader, Reason, Report, Topic, Violation};
 
@@ -129,9 +129,19 @@ impl Life<'_> {
         (!fresh).then_some(Kind::ResetDoubled)
     }
 
-    /// True exactly when events of a topic may have left by then.
-    pub(super) fn may_have_left(&self, topic: Topic, at_ms: u64) -> bool {
-        self.log.faults.iter().any(|fault| fault.begun_ms <= at_ms && fault.covers(topic, fault.begun_ms))
+    /// From which place on no event of a topic can have left by then: 0 where nothing can have, and no place before
+    /// this generation.
+    pub(super) fn first_kept(&self, topic: Topic, at_ms: u64, generation: u32) -> u32 {
+        let unsure = self.truth.unsure[topic.0 as usize] as u32;
+        let first = |fault: &Fault| match fault.cause {
+            Cause::Trim { kept } if fault.begun_ms <= at_ms && fault.covers(topic, fault.begun_ms) => {
+                let kept = kept.unwrap_or(0).saturating_sub(unsure);
+                self.truth.count_until(topic, at_ms.min(fault.ended_ms)).saturating_sub(kept)
+            }
+            _ => 0,
+        };
+        let trimmed = self.log.faults.iter().map(first).max().unwrap_or(0);
+        trimmed.max(self.truth.count_before(topic, Key { generation, ..Key::default() }))
     }
 
     /// True exactly when old events of a topic may have left by then.
@@ -147,19 +157,16 @@ impl Life<'_> {
         }
     }
 
-    /// The event at `place` was given as the oldest retained: that many must have been left from there on.
+    /// The event at `place` was given as the oldest retained when a trim was told: what cannot have left is not gone.
     pub(super) fn expect_retained(&mut self, topic: Topic, place: u32, at_ms: u64) {
-        let kept =
-            self.log.faults.iter().filter(|fault| fault.covers(topic, at_ms)).filter_map(|fault| match fault.cause {
-                Cause::Trim { kept } => Some(kept.unwrap_or(0)),
-                Cause::Loss => None,
-            });
-        let Some(kept) = kept.min() else { return };
-        let left = self.truth.count_until(topic, at_ms).saturating_sub(place) as usize;
-        let retained = left + self.truth.unsure[topic.0 as usize];
-        if place > 0 && retained < kept as usize {
+        let trims = |fault: &Fault| matches!(fault.cause, Cause::Trim { .. }) && fault.covers(topic, at_ms);
+        if !self.log.faults.iter().any(trims) {
+            return;
+        }
+        let first = self.first_kept(topic, at_ms, self.truth.generation_of(topic, place));
+        if place > first {
             let name = self.name(topic);
-            self.violate(Kind::WrongPlace, || format!("{left} events of {name} are left where {kept} are kept"));
+            self.violate(Kind::WrongPlace, || format!("{place} events of {name} are gone where {first} can have left"));
         }
     }
 }

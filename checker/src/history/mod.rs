@@ -15,7 +15,8 @@
 //! the last id it was given (for a reader that was run dry: the end). Each event in there that was acknowledged, or
 //! that anybody saw, must have come, once and in the order of the ids; or a reset that names the topic and is itself
 //! justified stands in its place. Nothing else may have come. Since a connection must present the id the one before
-//! it ended with, what holds for each holds for all of them together.
+//! it ended with, what holds for each holds for all of them together. A topic of which nothing came is judged like
+//! any other: a stream from the oldest begins with what cannot have left when its first block came, at the latest.
 //!
 //! **Order.** Numbers alone order the events of a *generation*; a tag that follows another without a loss does not
 //! begin one. A generation begins with the first tag seen after a fault that may have lost something
@@ -29,8 +30,10 @@
 //! settled by a reader that comes last, and a rule that knows all is a rule one can read.
 //!
 //! **Not seen:** a position beyond what a loss left that is honoured although it should not be, by a reader that
-//! misses nothing; events dropped together with a loss that a reset then tells of; where a stream from the oldest or
-//! the newest few begins, when the topic is trimmed by age or by hand.
+//! misses nothing; events dropped together with a loss that a reset then tells of; at the beginning of a stream from
+//! the oldest or the newest few, events that may have left when its first block came: of a topic that is trimmed by
+//! age or by hand all that were stored before, of one of which some are kept those before these, of any topic those
+//! of a history that is over.
 
 mod id;
 mod judge;

@@ -13,6 +13,13 @@ pub(super) struct Key {
     pub(super) stamp: Stamp,
 }
 
+impl Key {
+    /// Right behind it.
+    pub(super) fn after(self) -> Key {
+        Key { stamp: Stamp { n: self.stamp.n.saturating_add(1), ..self.stamp }, ..self }
+    }
+}
+
 /// What an (id, bytes) that came to somebody is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
@@ -97,12 +104,23 @@ impl Truth {
 
     /// Events of a topic until this time.
     pub(super) fn count_until(&self, topic: Topic, ms: u64) -> u32 {
-        self.count_upto(topic, Key { generation: self.newest(), stamp: Stamp { ms, n: u64::MAX } })
+        self.count_upto(topic, Key { generation: self.generation_at(ms), stamp: Stamp { ms, n: u64::MAX } })
+    }
+
+    /// The events of a topic before a position, counted.
+    pub(super) fn count_before(&self, topic: Topic, key: Key) -> u32 {
+        self.order[topic.0 as usize].partition_point(|&(event, _)| event < key) as u32
     }
 
     /// The events of a topic up to a position, counted.
     pub(super) fn count_upto(&self, topic: Topic, key: Key) -> u32 {
         self.order[topic.0 as usize].partition_point(|&(event, _)| event <= key) as u32
+    }
+
+    /// The events of a topic from a place on.
+    pub(super) fn from(&self, topic: Topic, place: u32) -> std::slice::Iter<'_, (Key, Id)> {
+        let events = &self.order[topic.0 as usize];
+        events[events.len().min(place as usize)..].iter()
     }
 
     pub(super) fn id_at(&self, topic: Topic, place: u32) -> Id {
@@ -111,6 +129,11 @@ impl Truth {
 
     pub(super) fn key_at(&self, topic: Topic, place: u32) -> Key {
         self.order[topic.0 as usize][place as usize].0
+    }
+
+    /// The generation of the event at this place, the newest where there is none.
+    pub(super) fn generation_of(&self, topic: Topic, place: u32) -> u32 {
+        self.order[topic.0 as usize].get(place as usize).map_or(self.newest(), |(key, _)| key.generation)
     }
 
     fn sort(&self, verdict: Verdict, ledger: &Ledger<'_>) -> Sort {

@@ -22,8 +22,10 @@ pub(super) struct Visit<'v, 'l> {
     reach: Key,
     /// The highest event that came; `None` before the first.
     last_event: Option<Key>,
-    /// Per topic of the connection; absent where the topic begins with whatever comes first.
+    /// Per topic of the connection, once it has begun.
     next: BTreeMap<Topic, u32>,
+    /// Topics that may begin before their `next`, which is the first that cannot have left: the first that comes says.
+    unclear: BTreeSet<Topic>,
     missing: BTreeSet<(Topic, u32)>,
     /// Topics that were told to be trimmed and of which nothing came since.
     announced: BTreeMap<Topic, Announced>,
@@ -35,7 +37,7 @@ pub(super) struct Visit<'v, 'l> {
 struct Announced {
     at: Id,
     at_ms: u64,
-    /// True exactly when something of it lay before its place.
+    /// True exactly when something of it lay before its place, or that of another reset.
     passed: bool,
 }
 
@@ -46,7 +48,7 @@ enum Stage {
     Asked,
     /// The position was refused: a reset must come next.
     Refused,
-    /// The newest few were asked for: the first event says where that is.
+    /// The oldest or the newest few were asked for, and the first event is to say where that is.
     Floating,
     /// It is known where the stream began.
     Begun,
@@ -56,8 +58,8 @@ impl<'v, 'l> Visit<'v, 'l> {
     pub(super) fn begin(life: &'v mut Life<'l>, connection: &'v Connection) -> Self {
         let (reach, last_event, opened_ms) = (Key::default(), None, 0);
         let (next, missing) = (BTreeMap::new(), BTreeSet::new());
-        let announced = BTreeMap::new();
-        Visit { life, connection, stage: Stage::Asked, reach, last_event, next, missing, announced, opened_ms }
+        let (unclear, announced, stage) = (BTreeSet::new(), BTreeMap::new(), Stage::Asked);
+        Visit { life, connection, stage, reach, last_event, next, unclear, missing, announced, opened_ms }
     }
 
     pub(super) fn handle_open(&mut self, topics: &[Topic], resumed: bool, id: Option<Id>, at_ms: u64) {
@@ -72,6 +74,10 @@ impl<'v, 'l> Visit<'v, 'l> {
         self.stage = Stage::Begun;
         if matches!(self.connection.position, Position::Earliest | Position::Last(_)) {
             self.life.began_in = self.life.truth.generation_at(at_ms);
+            // Whoever names no event has none to go on from.
+            if resumed {
+                self.object_to_open(resumed, id);
+            }
         }
         match (self.connection.position, resumed, id) {
             (Position::Now, false, Some(at)) => {
@@ -85,7 +91,8 @@ impl<'v, 'l> Visit<'v, 'l> {
                 self.stage = Stage::Refused;
             }
             (Position::Unknown, false, None) => self.stage = Stage::Refused,
-            (Position::Earliest, _, at) => self.begin_at_the_oldest(at),
+            (Position::Earliest, _, None) => self.begin_at_the_oldest(),
+            (Position::Earliest, _, Some(at)) => self.begin_without_oldest(at),
             (Position::Last(_), _, None) => self.stage = Stage::Floating,
             (Position::Last(count), _, Some(at)) => self.begin_with_none(count, at),
             _ => {
@@ -120,15 +127,34 @@ impl<'v, 'l> Visit<'v, 'l> {
         }
     }
 
-    /// Where nothing can have left, the oldest is the first.
-    fn begin_at_the_oldest(&mut self, at: Option<Id>) {
-        for &topic in &*self.connection.topics {
-            if !self.life.may_have_left(topic, self.opened_ms) {
-                self.next.insert(topic, 0);
-            }
+    /// The oldest were asked for, and some are said to follow.
+    fn begin_at_the_oldest(&mut self) {
+        self.stage = Stage::Floating;
+        self.connection.topics.iter().for_each(|&topic| self.begin_from(topic, 0));
+    }
+
+    /// A topic begins at this place, or behind what has left since.
+    fn begin_from(&mut self, topic: Topic, place: u32) {
+        let kept = self.first_kept(topic);
+        if kept > place {
+            self.unclear.insert(topic);
         }
-        self.reach = at.map_or(Key::default(), |at| self.life.truth.key(at));
-        at.into_iter().for_each(|at| self.expect_past(at, self.opened_ms));
+        self.next.insert(topic, kept.max(place));
+    }
+
+    /// The first event of a topic that cannot have left when the stream was opened.
+    fn first_kept(&self, topic: Topic) -> u32 {
+        self.life.first_kept(topic, self.opened_ms, self.life.began_in)
+    }
+
+    /// The oldest were asked for and there are said to be none.
+    fn begin_without_oldest(&mut self, at: Id) {
+        self.reach = self.life.truth.key(at);
+        for &topic in &*self.connection.topics {
+            let after = self.life.truth.count_upto(topic, self.reach);
+            self.next.insert(topic, self.first_kept(topic).min(after));
+        }
+        self.expect_past(at, self.opened_ms);
     }
 
     /// The newest few were asked for and there are said to be none.
@@ -137,7 +163,7 @@ impl<'v, 'l> Visit<'v, 'l> {
         self.begin_at(key);
         self.expect_live(at);
         self.expect_past(at, self.opened_ms);
-        let there = self.next.iter().any(|(&topic, &next)| next > 0 && !self.life.may_have_left(topic, self.opened_ms));
+        let there = self.next.iter().any(|(&topic, &next)| next > self.first_kept(topic));
         if count > 0 && there {
             self.life.violate(Kind::WrongPlace, || format!("none of the newest {count} before {at} came"));
         }
@@ -154,7 +180,7 @@ impl<'v, 'l> Visit<'v, 'l> {
                 self.life.violate(Kind::ResetMissing, || format!("{} came, and no reset", seen.id));
                 self.stage = Stage::Begun;
             }
-            Stage::Floating => self.settle(key),
+            Stage::Floating => self.settle(key, &[]),
             Stage::Begun => {}
         }
         match self.life.truth.sorts[number] {
@@ -181,11 +207,10 @@ impl<'v, 'l> Visit<'v, 'l> {
             return self.life.violate(Kind::WrongTopic, || format!("{id} is of {name}"));
         }
         let next = match self.next.get(&topic) {
+            Some(&next) if self.unclear.remove(&topic) => next.min(place),
             Some(&next) => next,
-            None => {
-                self.life.expect_retained(topic, place, self.opened_ms);
-                place
-            }
+            // The stream has not begun as it should, which was objected to.
+            None => place,
         };
         let is_new = place >= next || self.missing.remove(&(topic, place)) || self.life.late.remove(&(topic, place));
         if key <= self.reach {
@@ -235,25 +260,34 @@ impl<'v, 'l> Visit<'v, 'l> {
         self.life.violate(kind, || format!("{id} of {name} came, and {reach} before it"));
     }
 
-    /// The first of the newest few: from here on nothing of any topic may be missing.
-    fn settle(&mut self, first: Key) {
+    /// The first event, or the place behind a first reset, which tells of some topics. If it is where the newest few
+    /// begin, nothing may be missing from here on, of other topics.
+    fn settle(&mut self, first: Key, told: &[Topic]) {
         self.stage = Stage::Begun;
+        let Position::Last(wanted) = self.connection.position else { return };
         let (requested_ms, opened_ms) = (self.connection.requested_ms, self.opened_ms);
         let truth = self.life.truth;
-        let (mut certain, mut possible, mut before) = (0, 0, 0);
-        for &topic in &*self.connection.topics {
-            let events = &truth.order[topic.0 as usize];
-            let next = events.partition_point(|&(key, _)| key < first);
-            let from = &events[next..];
-            certain +=
-                from.iter().take_while(|(key, _)| key.stamp.ms < requested_ms.saturating_sub(LIVE_SLACK_MS)).count();
-            possible += from.iter().take_while(|(key, _)| key.stamp.ms <= opened_ms).count();
-            possible += truth.unsure[topic.0 as usize];
-            before += if self.life.may_have_left(topic, opened_ms) { 0 } else { next };
-            self.next.insert(topic, next as u32);
+        // The newest that was there and is not among them.
+        let mut before = None;
+        for &topic in self.connection.topics.iter().filter(|topic| !told.contains(topic)) {
+            let place = truth.count_before(topic, first);
+            if place > self.first_kept(topic) {
+                before = before.max(Some(truth.key_at(topic, place - 1)));
+            }
+            self.begin_from(topic, place);
         }
-        let Position::Last(wanted) = self.connection.position else { return };
-        if certain > wanted as usize || (before > 0 && possible < wanted as usize) {
+        let (mut certain, mut possible) = (0, 0);
+        let is_old = |&&(key, _): &&(Key, Id)| key.stamp.ms < requested_ms.saturating_sub(LIVE_SLACK_MS);
+        let is_there = |&&(key, _): &&(Key, Id)| key.stamp.ms <= opened_ms;
+        for &topic in &*self.connection.topics {
+            let is_told = told.contains(&topic);
+            let from = truth.count_before(topic, before.filter(|_| is_told).unwrap_or(first));
+            possible += truth.from(topic, from).take_while(is_there).count() + truth.unsure[topic.0 as usize];
+            if !is_told {
+                certain += truth.from(topic, from.max(self.first_kept(topic))).take_while(is_old).count();
+            }
+        }
+        if certain > wanted as usize || (before.is_some() && possible < wanted as usize) {
             let stamp = first.stamp;
             let what =
                 || format!("the newest {wanted} begin with {stamp}: {certain} to {possible} are left from there");
@@ -264,26 +298,28 @@ impl<'v, 'l> Visit<'v, 'l> {
     pub(super) fn handle_reset(&mut self, reason: Reason, topics: &[Topic], id: Option<Id>, at_ms: u64) {
         *self.life.report.resets.entry(reason).or_default() += 1;
         self.note_id(id);
+        if self.stage == Stage::Asked {
+            return self.life.violate(Kind::OpenWrong, || format!("a reset, {reason:?}, came before it"));
+        }
         let Some(at) = id else {
             return self.life.violate(Kind::Malformed, || format!("a reset, {reason:?}, without an id"));
         };
         let key = self.life.truth.key(at);
-        let is_answer = std::mem::replace(&mut self.stage, Stage::Begun) == Stage::Refused;
-        let unknown = is_answer && self.connection.position == Position::Unknown;
-        if unknown && reason == Reason::UnknownCursor {
-            self.begin_at(key);
-        } else {
-            self.justify(reason, topics, at, at_ms);
+        if self.stage == Stage::Floating {
+            self.settle(key.after(), topics);
         }
+        let is_answer = std::mem::replace(&mut self.stage, Stage::Begun) == Stage::Refused;
+        let is_of_garbage =
+            is_answer && self.connection.position == Position::Unknown && reason == Reason::UnknownCursor;
+        if is_of_garbage {
+            self.begin_at(key);
+        }
+        self.justify(reason, topics, at, at_ms, is_of_garbage);
         if is_answer && reason != Reason::Trimmed && reason != Reason::Diverged {
             self.expect_live(at);
         }
-        let answers = match self.connection.position {
-            Position::Unknown => reason == Reason::UnknownCursor,
-            _ => matches!(reason, Reason::Epoch | Reason::Diverged),
-        };
-        if is_answer && !answers {
-            self.life.violate(Kind::ResetMissing, || format!("a position was refused, and {reason:?} was told"));
+        if is_answer {
+            self.expect_answer(reason, topics, at);
         }
         if key < self.reach {
             let reach = self.reach.stamp;
@@ -296,14 +332,31 @@ impl<'v, 'l> Visit<'v, 'l> {
         self.reach = self.reach.max(key);
     }
 
-    fn justify(&mut self, reason: Reason, topics: &[Topic], at: Id, at_ms: u64) {
+    /// A position was refused: it is said why, of all topics.
+    fn expect_answer(&mut self, reason: Reason, topics: &[Topic], at: Id) {
+        let answers = match self.connection.position {
+            Position::Unknown => reason == Reason::UnknownCursor,
+            _ => matches!(reason, Reason::Epoch | Reason::Diverged),
+        };
+        let all = topics.is_empty() || self.connection.topics.iter().all(|topic| topics.contains(topic));
+        if !answers {
+            self.life.violate(Kind::ResetMissing, || format!("a position was refused, and {reason:?} was told"));
+        } else if !all {
+            self.life.violate(Kind::ResetMissing, || format!("{reason:?} at {at} does not name all topics"));
+        }
+    }
+
+    /// `is_due`: it needs no fault.
+    fn justify(&mut self, reason: Reason, topics: &[Topic], at: Id, at_ms: u64, is_due: bool) {
         if topics.is_empty() {
             self.life.violate(Kind::ResetUnjustified, || format!("{reason:?} at {at} of no topic"));
         }
         for &topic in topics {
-            let asked = self.connection.topics.contains(&topic);
-            let objection =
-                if asked { self.life.object_to(reason, topic, at_ms) } else { Some(Kind::ResetUnjustified) };
+            let objection = match self.connection.topics.contains(&topic) {
+                true if is_due => None,
+                true => self.life.object_to(reason, topic, at_ms),
+                false => Some(Kind::ResetUnjustified),
+            };
             if let Some(kind) = objection {
                 let name = self.life.name(topic);
                 self.life.violate(kind, || format!("{reason:?} of {name} at {at}"));
@@ -314,11 +367,15 @@ impl<'v, 'l> Visit<'v, 'l> {
     /// A reset tells of everything of a topic up to its place that has not come.
     fn pass(&mut self, reason: Reason, topic: Topic, key: Key, at: Id, at_ms: u64) {
         let to = self.life.truth.count_upto(topic, key);
-        let told = self.next.get(&topic).map(|&next| to.saturating_sub(next));
+        let next = self.next.get(&topic).copied().filter(|_| !self.unclear.remove(&topic));
+        let told = next.map(|next| to.saturating_sub(next));
         self.life.report.told += u64::from(told.unwrap_or(0));
+        let before = self.announced.get(&topic).copied();
+        let passed = told != Some(0) || before.is_some_and(|before| before.passed);
+        if let Some(announced) = self.announced.get_mut(&topic) {
+            announced.passed = passed;
+        }
         if reason == Reason::Trimmed {
-            let before = self.announced.get(&topic).copied();
-            let passed = told != Some(0) || before.is_some_and(|before| before.passed);
             self.announced.insert(topic, Announced { at, at_ms, passed });
             // Further on it is of something else that is gone.
             if before.is_some_and(|before| before.at == at) {
@@ -331,8 +388,7 @@ impl<'v, 'l> Visit<'v, 'l> {
             self.life.late.retain(|&(late, _)| late != topic);
             self.life.report.told += (before - self.life.late.len()) as u64;
         }
-        let next = self.next.entry(topic).or_insert(to);
-        *next = (*next).max(to);
+        self.next.insert(topic, next.map_or(to, |next| next.max(to)));
     }
 
     /// The connection is over; a reader that was run dry must have everything.
@@ -340,8 +396,11 @@ impl<'v, 'l> Visit<'v, 'l> {
         match self.stage {
             Stage::Asked if dry => self.life.violate(Kind::OpenWrong, || "it never came".into()),
             Stage::Refused if dry => self.life.violate(Kind::ResetMissing, || "it never came".into()),
+            Stage::Floating if dry => self.life.violate(Kind::WrongPlace, || "what was to follow never came".into()),
             Stage::Begun => self.miss_the_rest(dry),
-            _ => {}
+            // What was owed to it still is.
+            Stage::Refused => self.miss_the_rest(false),
+            Stage::Asked | Stage::Floating => {}
         }
         for (topic, place) in std::mem::take(&mut self.missing) {
             let key = self.life.truth.key_at(topic, place);
