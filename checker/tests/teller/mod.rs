@@ -117,6 +117,64 @@ impl Story {
         matches!(self.steps[before], Step::Event { .. }).then_some(before)
     }
 
+    /// Everything this stream says after `place`, and the end of the reader if it is there.
+    pub fn rest_of_stream(&self, place: usize) -> Vec<usize> {
+        let reader = Story::reader(&self.steps[place]);
+        let rest = (place + 1..self.steps.len()).filter(|&next| Story::reader(&self.steps[next]) == reader);
+        rest.take_while(|&next| !matches!(self.steps[next], Step::Connect { .. })).collect()
+    }
+
+    /// What this stream said of the topic before `place`, last.
+    pub fn said_before(&self, place: usize, of: Topic) -> Option<&Step> {
+        let reader = Story::reader(&self.steps[place]);
+        let before = self.steps[..place].iter().rev().filter(|step| Story::reader(step) == reader);
+        before.take_while(|step| !matches!(step, Step::Connect { .. })).find(|step| match step {
+            Step::Event { topic, .. } => *topic == of,
+            Step::Reset { topics, .. } => topics.contains(&of),
+            _ => false,
+        })
+    }
+
+    /// True exactly when the reader of the step at `place` is told something of the topic by a later reset.
+    pub fn is_told_later(&self, place: usize, of: Topic) -> bool {
+        let reader = Story::reader(&self.steps[place]);
+        let rest = self.steps[place + 1..].iter().filter(|step| Story::reader(step) == reader);
+        rest.into_iter().any(|step| matches!(step, Step::Reset { topics, .. } if topics.contains(&of)))
+    }
+
+    /// Everything of a topic that is known to be stored until then.
+    pub fn stored_until(&self, of: Topic, ms: u64) -> Vec<Id> {
+        let stored = |step: &Step| match step {
+            Step::Publish { publication: Publication { topic, outcome: Outcome::Stored(id), .. } } => {
+                (*topic == of && id.stamp.ms <= ms).then_some(*id)
+            }
+            _ => None,
+        };
+        self.steps.iter().filter_map(stored).collect()
+    }
+
+    /// How many of the newest of a topic are kept, if old ones may have left by then.
+    pub fn kept_at(&self, of: Topic, ms: u64) -> Option<usize> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Fault(Fault { cause: Cause::Trim { kept }, topics: Some(topics), begun_ms, .. }) => {
+                (topics.contains(&of) && *begun_ms <= ms).then_some(kept.unwrap_or(0) as usize)
+            }
+            _ => None,
+        })
+    }
+
+    /// True exactly when the reset at `place` answers a position that was refused.
+    pub fn is_answer(&self, place: usize) -> bool {
+        let reader = Story::reader(&self.steps[place]);
+        let before = self.steps[..place].iter().rev().find(|step| Story::reader(step) == reader);
+        let is_refused = matches!(before, Some(Step::Open { id: None, .. }));
+        is_refused && matches!(self.connect_before(place), Some(Position::After(_) | Position::Unknown))
+    }
+
+    pub fn has_losses(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Fault(Fault { cause: Cause::Loss, .. })))
+    }
+
     /// With which position the stream at `place` was asked for.
     pub fn connect_before(&self, place: usize) -> Option<Position> {
         let reader = Story::reader(&self.steps[place]);
@@ -162,10 +220,22 @@ struct Person {
     topics: Arc<[Topic]>,
     last: Option<Id>,
     connected: bool,
+    /// True exactly when it asked for the oldest or the newest few, and was given nothing yet.
+    fresh: bool,
     /// Per topic (0 and 1), the first entry not handed over.
     next: [usize; 2],
     /// Losses it has been told of.
     losses: usize,
+}
+
+fn before(Stamp { ms, n }: Stamp) -> Stamp {
+    n.checked_sub(1).map_or(Stamp { ms: ms - 1, n: 999 }, |n| Stamp { ms, n })
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Trim {
+    has_begun: bool,
+    kept: Option<u32>,
 }
 
 struct Server<'a> {
@@ -177,27 +247,48 @@ struct Server<'a> {
     hash: u64,
     shelves: [Shelf; 3],
     people: Vec<Person>,
-    trims: bool,
+    /// Of topics 0 and 1, how they are trimmed, if they are.
+    trims: [Option<Trim>; 2],
     /// What the last loss took: its fence, and the reason it is told with.
     loss: Option<(Id, Reason)>,
     losses: usize,
+    /// True exactly when publishers are always answered.
+    is_answered: bool,
 }
 
 impl<'a> Server<'a> {
     fn new(chance: &'a mut Chance) -> Server<'a> {
         let story = Story { steps: Vec::new(), has_unsure: false };
-        let trims = chance.below(2) == 0;
+        let trim = |chance: &mut Chance| {
+            let kept = [None, None, Some(1), Some(3), Some(8)][chance.below(5)];
+            (chance.below(2) == 0).then_some(Trim { has_begun: false, kept })
+        };
+        let trims = [trim(chance), trim(chance)];
         let shelves = Default::default();
         let last = Stamp::default();
-        let (people, loss, losses) = (Vec::new(), None, 0);
-        let mut server =
-            Server { chance, story, ms: 10, tag: b'A', last, hash: 0, shelves, people, trims, loss, losses };
-        if trims {
-            let fault = Fault { cause: Cause::Trim { kept: None }, topics: None, begun_ms: 0, ended_ms: u64::MAX };
-            server.story.steps.push(Step::Fault(fault));
+        let (people, loss, losses, is_answered) = (Vec::new(), None, 0, chance.below(2) == 0);
+        let mut server = Server {
+            chance,
+            story,
+            ms: 10,
+            tag: b'A',
+            last,
+            hash: 0,
+            shelves,
+            people,
+            trims,
+            loss,
+            losses,
+            is_answered,
+        };
+        for topic in 0..2 {
+            if server.chance.below(2) == 0 {
+                server.begin_trims(topic);
+            }
         }
-        for _ in 0..1 + server.chance.below(3) {
-            let topics: &[Topic] = [&[Topic(0)][..], &[Topic(1)], &[Topic(0), Topic(1)]][server.chance.below(3)];
+        for _ in 0..1 + server.chance.below(4) {
+            let both = &[Topic(0), Topic(1)][..];
+            let topics = [&both[..1], &both[1..], both, both, both][server.chance.below(5)];
             server.people.push(Person { topics: topics.into(), ..Person::default() });
             server.story.steps.push(Step::Reader);
         }
@@ -206,14 +297,14 @@ impl<'a> Server<'a> {
 
     fn run(mut self, length: usize) -> Story {
         for _ in 0..length {
-            self.ms += self.chance.below(3) as u64;
+            self.ms += [0, 0, 1, 1, 2, 700][self.chance.below(6)];
             let person = self.chance.below(self.people.len());
             match self.chance.below(20) {
                 0..8 => self.publish(),
                 8..14 if self.people[person].connected => self.read(person, 3),
                 8..14 => self.connect(person),
                 14..17 => self.people[person].connected = false,
-                17 if self.trims => self.trim(),
+                17 => self.trim(),
                 18 => self.restart(),
                 19 if self.chance.below(6) == 0 => self.lose(),
                 _ => {}
@@ -232,8 +323,8 @@ impl<'a> Server<'a> {
     fn publish(&mut self) {
         let topic = Topic(self.chance.below(3) as u32);
         self.hash += 1;
-        let (stored, certain) = [(true, true), (true, false), (false, false), (false, true)]
-            [[0, 0, 0, 0, 0, 0, 0, 1, 2, 3][self.chance.below(10)]];
+        let which = [0, 0, 0, 0, 0, 0, 3, 3, 1, 2][self.chance.below(if self.is_answered { 8 } else { 10 })];
+        let (stored, certain) = [(true, true), (true, false), (false, false), (false, true)][which];
         if self.ms > self.last.ms {
             self.last = Stamp { ms: self.ms, n: 0 };
         } else {
@@ -256,9 +347,19 @@ impl<'a> Server<'a> {
         Id { stamp, tag: [self.tag; 4] }
     }
 
+    fn begin_trims(&mut self, topic: usize) {
+        let Some(trim) = self.trims[topic].as_mut().filter(|trim| !trim.has_begun) else { return };
+        trim.has_begun = true;
+        let (cause, topics) = (Cause::Trim { kept: trim.kept }, Some([Topic(topic as u32)].into()));
+        self.story.steps.push(Step::Fault(Fault { cause, topics, begun_ms: self.ms, ended_ms: u64::MAX }));
+    }
+
     fn trim(&mut self) {
-        let shelf = &mut self.shelves[self.chance.below(2)];
-        let left = shelf.entries.len() - shelf.floor;
+        let topic = self.chance.below(2);
+        self.begin_trims(topic);
+        let Some(Trim { kept, .. }) = self.trims[topic] else { return };
+        let shelf = &mut self.shelves[topic];
+        let left = (shelf.entries.len() - shelf.floor).saturating_sub(kept.unwrap_or(0) as usize);
         shelf.floor += self.chance.below(left + 1);
     }
 
@@ -309,7 +410,7 @@ impl<'a> Server<'a> {
     }
 
     fn reset(&mut self, person: usize, reason: Reason, topics: Arc<[Topic]>, id: Id, certain: bool) {
-        self.people[person].last = Some(id);
+        (self.people[person].last, self.people[person].fresh) = (Some(id), false);
         let (reader, at_ms) = (Reader(person as u32), self.ms);
         self.story.steps.push(Step::Reset { reader, reason, topics, id, at_ms, certain });
     }
@@ -348,12 +449,17 @@ impl<'a> Server<'a> {
             Position::Unknown => (false, None, next(now.stamp)),
             Position::Earliest => (false, self.unless_any(&topics, floors, now), floors),
             Position::Last(count) => {
-                let from = self.newest(&topics, count as usize);
+                let mut from = self.newest(&topics, count as usize);
+                // What has left since the first of them need not be told: nobody asked for it.
+                if self.chance.below(2) == 0 {
+                    (0..2).for_each(|topic| from[topic] = from[topic].max(floors[topic]));
+                }
                 (false, self.unless_any(&topics, from, now), from)
             }
         };
         let person = &mut self.people[number];
         (person.connected, person.next, person.last) = (true, from, id.or(person.last));
+        person.fresh = id.is_none() && matches!(position, Position::Earliest | Position::Last(_));
         if !matches!(position, Position::After(_)) {
             person.losses = self.losses;
         }
@@ -396,6 +502,29 @@ impl<'a> Server<'a> {
         })
     }
 
+    /// What has left before the first event was given is told before it, in one block.
+    fn tell_fresh(&mut self, number: usize) {
+        let person = &self.people[number];
+        let shelf = |topic: &Topic| (person.next[topic.0 as usize], &self.shelves[topic.0 as usize]);
+        let is_lost = |topic: &&Topic| shelf(topic).0 < shelf(topic).1.floor;
+        let lost: Arc<[Topic]> = person.topics.iter().filter(is_lost).copied().collect();
+        let last = |topic: &Topic| shelf(topic).1.entries[shelf(topic).1.floor - 1].id;
+        let Some(furthest) = lost.iter().map(last).max_by_key(|id| (id.tag, id.stamp)) else { return };
+        let first = |topic: &Topic| {
+            let (next, shelf) = shelf(topic);
+            shelf.entries.get(next.max(shelf.floor)).map(|entry| entry.id)
+        };
+        let before = |id: Id| Id { stamp: before(id.stamp), ..id };
+        let next = person.topics.iter().filter_map(first).min_by_key(|id| (id.tag, id.stamp)).map(before);
+        let id = next.into_iter().chain([furthest]).min_by_key(|id| (id.tag, id.stamp)).unwrap_or(furthest);
+        let gone = |topic: &Topic| &shelf(topic).1.entries[shelf(topic).0..shelf(topic).1.floor];
+        let certain = lost.iter().flat_map(gone).any(|entry| entry.certain);
+        for topic in lost.iter().map(|topic| topic.0 as usize) {
+            self.people[number].next[topic] = self.shelves[topic].floor;
+        }
+        self.reset(number, Reason::Trimmed, lost, id, certain);
+    }
+
     fn read(&mut self, person: usize, count: usize) {
         self.read_upto(person, Stamp { ms: u64::MAX, n: 0 }, count);
     }
@@ -406,6 +535,10 @@ impl<'a> Server<'a> {
             if !person.connected {
                 return;
             }
+            if person.fresh {
+                self.tell_fresh(number);
+            }
+            let person = &self.people[number];
             let candidate = |topic: &Topic| {
                 let (next, shelf) = (person.next[topic.0 as usize], &self.shelves[topic.0 as usize]);
                 if shelf.floor > next {
@@ -427,7 +560,7 @@ impl<'a> Server<'a> {
             } else {
                 let Entry { id, hash, certain } = shelf.entries[next];
                 self.people[number].next[place] = next + 1;
-                self.people[number].last = Some(id);
+                (self.people[number].last, self.people[number].fresh) = (Some(id), false);
                 self.story.steps.push(Step::Event { reader: Reader(number as u32), id, hash, topic, certain });
             }
         }
