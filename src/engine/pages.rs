@@ -69,7 +69,10 @@ pub struct Cached {
 #[derive(Debug)]
 struct Kept {
     page: Rc<Cached>,
+    /// `Pages::uses` when it was last used.
     used: u64,
+    /// Under which it stands in `Pages::leaving`. `queued <= used`.
+    queued: u64,
     bytes: usize,
 }
 
@@ -78,6 +81,9 @@ struct Kept {
 pub struct Pages {
     /// By topic, and by the number after which each begins.
     kept: HashMap<Topic, BTreeMap<Stamp, Kept>, foldhash::fast::RandomState>,
+    /// Every page that is kept, by when it was used last, or at an earlier use: what stands in front is looked at
+    /// before it leaves, and a use costs nothing here.
+    leaving: BTreeMap<u64, (Topic, Stamp)>,
     bytes: usize,
     /// Counts uses.
     uses: u64,
@@ -113,20 +119,27 @@ impl Pages {
 
     /// Forgets the pages of a topic that nobody follows any more.
     pub fn forget_topic(&mut self, topic: &Topic) {
-        let pages = self.kept.remove(topic).unwrap_or_default();
-        self.bytes -= pages.values().map(|page| page.bytes).sum::<usize>();
+        for kept in self.kept.remove(topic).unwrap_or_default().into_values() {
+            self.let_go(&kept);
+        }
     }
 
     /// Forgets the page that goes on from `at`: it does not tell what must be known by now.
     pub fn forget(&mut self, topic: &Topic, at: Stamp) {
         let Some(pages) = self.kept.get_mut(topic) else { return };
         let Some((&after, _)) = pages.range(..=at).next_back() else { return };
-        if let Some(page) = pages.remove(&after) {
-            self.bytes -= page.bytes;
-        }
+        let kept = pages.remove(&after);
         if pages.is_empty() {
             self.kept.remove(topic);
         }
+        if let Some(kept) = kept {
+            self.let_go(&kept);
+        }
+    }
+
+    fn let_go(&mut self, kept: &Kept) {
+        self.bytes -= kept.bytes;
+        self.leaving.remove(&kept.queued);
     }
 
     /// Lets `reader` wait for pages of these topics that go on from `at`. Asks for those nobody has asked for.
@@ -197,10 +210,11 @@ impl Pages {
         self.uses += 1;
         while self.bytes + bytes > PAGES_BYTES_MAX && self.drop_oldest(self.batch) {}
         let cached = Rc::new(Cached { events, end, last: page.last });
-        let kept = Kept { page: cached, used: self.uses, bytes };
+        let kept = Kept { page: cached, used: self.uses, queued: self.uses, bytes };
         self.bytes += bytes;
+        self.leaving.insert(self.uses, (page.topic.clone(), after));
         if let Some(before) = self.kept.entry(page.topic).or_default().insert(after, kept) {
-            self.bytes -= before.bytes;
+            self.let_go(&before);
         }
         readers
     }
@@ -219,6 +233,7 @@ impl Pages {
     pub fn begin_era(&mut self) {
         self.era += 1;
         self.kept.clear();
+        self.leaving.clear();
         self.bytes = 0;
     }
 
@@ -229,13 +244,21 @@ impl Pages {
 
     /// Drops the page that was not used for longest, if that is no later than `use_max`.
     fn drop_oldest(&mut self, use_max: u64) -> bool {
-        let all =
-            self.kept.iter().flat_map(|(topic, pages)| pages.iter().map(move |(after, page)| (topic, after, page)));
-        let oldest = all.min_by_key(|(_, _, page)| page.used).filter(|(_, _, page)| page.used <= use_max);
-        let Some((topic, &after, _)) = oldest else { return false };
-        let topic = topic.clone();
-        self.forget(&topic, after);
-        true
+        while let Some((queued, (topic, after))) = self.leaving.pop_first() {
+            let Some(kept) = self.kept.get_mut(&topic).and_then(|pages| pages.get_mut(&after)) else { continue };
+            if kept.used > queued {
+                kept.queued = kept.used;
+                self.leaving.insert(kept.used, (topic, after));
+                continue;
+            }
+            if queued > use_max {
+                self.leaving.insert(queued, (topic, after));
+                return false;
+            }
+            self.forget(&topic, after);
+            return true;
+        }
+        false
     }
 }
 
@@ -244,6 +267,7 @@ mod tests {
     use super::*;
     use crate::event::{Event, EventId, Stored, Tag};
     use bytes::Bytes;
+    use proptest::prelude::*;
     use std::sync::Arc;
 
     fn at(ms: u64) -> Stamp {
@@ -258,12 +282,14 @@ mod tests {
         Key { slot, generation: 0 }
     }
 
+    static FILLER: [u8; PAGES_BYTES_MAX] = [b' '; PAGES_BYTES_MAX];
+
     fn page(name: &str, numbers: &[u64], more: bool, size: usize) -> Page {
         let event = |ms: u64| Event {
             topic: topic(name),
             name: None,
             key: None,
-            data: Bytes::from(vec![b'x'; size]),
+            data: Bytes::from_static(&FILLER[..size]),
             stored: Some(Stored { id: EventId { stamp: at(ms), tag: Tag::NONE }, prev: Stamp::ZERO }),
             received_us: 0,
         };
@@ -323,5 +349,84 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| pages.take_read()).count(), READS_MAX - 1);
         assert!(pages.handle_answer(first).is_some() && pages.handle_answer(first).is_none());
         assert!(pages.take_read().is_some() && pages.take_read().is_none());
+    }
+
+    /// What is kept, by topic and place: when it was used, and its bytes.
+    type Twin = BTreeMap<(usize, u64), (u64, usize)>;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Answer,
+        Keep(usize, u64, usize),
+        Find(usize, u64),
+        Forget(usize, u64),
+        ForgetTopic(usize),
+        DropAny,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            1 => Just(Step::Answer),
+            6 => (0..4usize, 0..6u64, 1..20usize).prop_map(|(name, after, size)| Step::Keep(name, after, size)),
+            6 => (0..4usize, 0..8u64).prop_map(|(name, at)| Step::Find(name, at)),
+            1 => (0..4usize, 0..8u64).prop_map(|(name, at)| Step::Forget(name, at)),
+            1 => (0..4usize).prop_map(Step::ForgetTopic),
+            1 => Just(Step::DropAny),
+        ];
+        proptest::collection::vec(step, 0..120)
+    }
+
+    fn drop_least(twin: &mut Twin, use_max: u64) -> bool {
+        let least = twin.iter().min_by_key(|(_, kept)| kept.0).filter(|(_, kept)| kept.0 <= use_max);
+        let least = least.map(|(&place, _)| place);
+        least.is_some_and(|place| twin.remove(&place).is_some())
+    }
+
+    proptest! {
+        /// The twin looks at all pages each time.
+        #[test]
+        fn the_page_that_was_not_used_for_longest_leaves_first(steps in steps()) {
+            let name = |number: usize| ["a", "b", "c", "d"][number];
+            let (mut pages, mut twin, mut batch) = (Pages::default(), Twin::new(), 0);
+            for step in steps {
+                let uses = pages.uses;
+                match step {
+                    Step::Answer => {
+                        (pages.batch, batch) = (pages.uses, uses);
+                    }
+                    Step::Keep(number, after, size) => {
+                        let size = size * (PAGES_BYTES_MAX / 40);
+                        let bytes = crate::frame::FRAME_OVERHEAD + 2 * (1 + size) + size_of::<Cached>() + size_of::<Kept>();
+                        let total = |twin: &Twin| twin.values().map(|kept| kept.1).sum::<usize>();
+                        while total(&twin) + bytes > PAGES_BYTES_MAX && drop_least(&mut twin, batch) {}
+                        twin.insert((number, after), (uses + 1, bytes));
+                        pages.keep(page(name(number), &[9], false, size), at(after), at(9), &ByteBudget::default());
+                    }
+                    Step::Find(number, place) => {
+                        let found = twin.range_mut((number, 0)..=(number, place)).next_back();
+                        let expected = found.is_some();
+                        found.into_iter().for_each(|(_, kept)| kept.0 = uses + 1);
+                        prop_assert_eq!(pages.find(&topic(name(number)), at(place)).is_some(), expected);
+                    }
+                    Step::Forget(number, place) => {
+                        let found = twin.range((number, 0)..=(number, place)).next_back().map(|(&place, _)| place);
+                        found.map(|place| twin.remove(&place));
+                        pages.forget(&topic(name(number)), at(place));
+                    }
+                    Step::ForgetTopic(number) => {
+                        twin.retain(|&(other, _), _| other != number);
+                        pages.forget_topic(&topic(name(number)));
+                    }
+                    Step::DropAny => prop_assert_eq!(pages.drop_any(), drop_least(&mut twin, u64::MAX)),
+                }
+                let places = |(topic, pages): (&Topic, &BTreeMap<Stamp, Kept>)| {
+                    let number = (0..4).find(|&number| name(number) == topic.as_str()).expect("one of these");
+                    pages.iter().map(|(after, kept)| ((number, after.ms), (kept.used, kept.bytes))).collect::<Vec<_>>()
+                };
+                prop_assert_eq!(&pages.kept.iter().flat_map(places).collect::<Twin>(), &twin);
+                prop_assert_eq!(pages.bytes, twin.values().map(|kept| kept.1).sum::<usize>());
+                prop_assert_eq!(pages.leaving.len(), twin.len());
+            }
+        }
     }
 }
