@@ -7,8 +7,7 @@
 //! is further on. It is told before the next event of *any* topic, not behind those that are older than what shows it:
 //! whoever were cut in between could find on another node an older page on which nothing is missing any more.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::Sink;
@@ -36,7 +35,7 @@ pub(super) struct CatchUp {
     pub(super) upto: Stamp,
     pub(super) topics: Vec<Behind>,
     /// The next item of each topic that has one here: an event, or a loss.
-    pub(super) items: BinaryHeap<Reverse<(Stamp, Item, usize)>>,
+    pub(super) items: BTreeSet<(Stamp, Item, usize)>,
     /// Topics of which it cannot be seen whether they have lost something: what was read lies behind the marker, and
     /// so does what it follows.
     unclear: Vec<usize>,
@@ -84,7 +83,7 @@ impl CatchUp {
             topics.iter_mut().for_each(|behind| (behind.known, behind.reached) = (Stamp::ZERO, Stamp::ZERO));
         }
         let open = topics.iter().enumerate().map(|(index, behind)| (behind.known.max(from), index)).collect();
-        CatchUp { number, from, upto, topics, items: BinaryHeap::new(), unclear: Vec::new(), open }
+        CatchUp { number, from, upto, topics, items: BTreeSet::new(), unclear: Vec::new(), open }
     }
 
     /// Up to where events of a topic are gone.
@@ -96,14 +95,15 @@ impl CatchUp {
 
     /// Where a loss is told that stands before everything else: as far on as it reaches, but ahead of the next event.
     pub(super) fn place_of_loss(&self, index: usize) -> Stamp {
+        // Nor past another loss that is yet to be told: behind it that one could no longer be seen. What else comes
+        // first stands first: numbers differ, and a topic's next event lies behind its loss.
+        let other = self.items.iter().find(|(_, _, other)| *other != index).map(|&(stamp, item, _)| match item {
+            Item::Loss => stamp,
+            Item::Event => stamp.before(),
+        });
+        let open = self.open.first().map(|&(known, _)| known);
         let lost = self.lost(index);
-        let fronts = self.topics.iter().filter_map(|behind| behind.events.front()?.stored);
-        // Nor past another loss that is yet to be told: behind it that one could no longer be seen.
-        let losses = self.items.iter().map(|Reverse(item)| *item);
-        let losses = losses.filter(|&(_, item, other)| item == Item::Loss && other != index).map(|(stamp, ..)| stamp);
-        let open = self.open.first().map(|&(known, _)| known).into_iter().chain(losses);
-        let next = fronts.map(|next| next.id.stamp.before()).chain(open).min();
-        next.map_or(lost, |next| next.min(lost))
+        other.into_iter().chain(open).fold(lost, Stamp::min)
     }
 
     /// The next item, if nothing can come before it any more.
@@ -112,7 +112,7 @@ impl CatchUp {
         if planted!("topic-by-topic") {
             limit = self.upto;
         }
-        let next = self.items.peek().map(|Reverse(item)| *item);
+        let next = self.items.first().copied();
         // How far a loss reaches is known when it is known what comes next.
         next.filter(|&(stamp, item, _)| {
             stamp < limit || stamp == limit && (item == Item::Event || self.open.is_empty())
@@ -181,13 +181,13 @@ impl CatchUp {
             None => None,
         };
         if let Some((stamp, item)) = item {
-            self.items.push(Reverse((stamp, item, index)));
+            self.items.insert((stamp, item, index));
         }
     }
 
     /// An item was dealt with. True exactly when the topic's next piece must be read.
     pub(super) fn pass(&mut self, item: Item, index: usize) -> bool {
-        self.items.pop();
+        self.items.pop_first();
         let behind = &mut self.topics[index];
         match item {
             Item::Loss => {
@@ -423,6 +423,15 @@ mod tests {
         })
     }
 
+    /// Where a loss is told, by looking at all topics.
+    fn naive_place_of_loss(catch_up: &CatchUp, index: usize) -> Stamp {
+        let fronts = catch_up.topics.iter().filter_map(|behind| behind.events.front()?.stored);
+        let losses = catch_up.items.iter().filter(|&&(_, item, other)| item == Item::Loss && other != index);
+        let next = fronts.map(|next| next.id.stamp.before()).chain(losses.map(|&(stamp, ..)| stamp));
+        let next = next.chain(catch_up.open.first().map(|&(known, _)| known));
+        next.chain([catch_up.lost(index)]).min().expect("at least that")
+    }
+
     /// A history: for each number the topic it belongs to, and whether it is retained.
     fn history() -> impl Strategy<Value = Vec<(usize, bool)>> {
         proptest::collection::vec((0..4usize, proptest::bool::weighted(0.8)), 1..60)
@@ -474,6 +483,9 @@ mod tests {
             loop {
                 if let Some((stamp, item, index)) = catch_up.next().filter(|_| asked.is_empty() || rng.bool()) {
                     seen.push((stamp.ms, item, index));
+                    if item == Item::Loss {
+                        prop_assert_eq!(catch_up.place_of_loss(index), naive_place_of_loss(&catch_up, index));
+                    }
                     if catch_up.pass(item, index) {
                         asked.push(index);
                     }
