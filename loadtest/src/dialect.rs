@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Result, ensure};
+use checker::history::Id;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -74,11 +75,17 @@ impl Dialect {
         }
     }
 
-    /// The request that opens a stream of all `topics`.
-    pub(crate) fn subscribe_request<'a>(&self, target: &Target, topics: impl Iterator<Item = &'a str>) -> String {
+    /// The request that opens a stream of all `topics`, after its last id if it has one.
+    pub(crate) fn subscribe_request<'a>(
+        &self,
+        target: &Target,
+        topics: impl Iterator<Item = &'a str>,
+        last: Option<Id>,
+    ) -> String {
         let topics: Vec<String> = topics.map(percent_encode).collect();
         let path = self.subscribe_path.replace("{topics}", &topics.join(&self.topic_separator));
-        format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n", target.authority)
+        let last = last.map_or(String::new(), |last| format!("Last-Event-ID: {last}\r\n"));
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{last}\r\n", target.authority)
     }
 }
 
@@ -119,8 +126,16 @@ mod tests {
 
     #[test]
     fn topics_are_joined_and_encoded() {
-        let request = Dialect::fanwheel().subscribe_request(&target(), ["x", "y z"].into_iter());
+        let request = Dialect::fanwheel().subscribe_request(&target(), ["x", "y z"].into_iter(), None);
         assert!(request.starts_with("GET /events?topic=x&topic=y%20z HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"));
+        assert!(request.ends_with("Accept: text/event-stream\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_stream_that_comes_back_says_what_it_had_last() {
+        let last = Id::parse("1795295280917-0-k3Zq");
+        let request = Dialect::fanwheel().subscribe_request(&target(), ["x"].into_iter(), last);
+        assert!(request.ends_with("\r\nLast-Event-ID: 1795295280917-0-k3Zq\r\n\r\n"), "{request}");
     }
 
     #[test]

@@ -8,9 +8,9 @@
 //! - `compare`: the verb that measures several servers, the floor among them, in turns.
 //! - `swarm`: the subscribers.
 //!   - `crew`: the parent's side of the pipes to its workers; `protocol`: what is said on them.
-//!   - `worker`: one epoll loop with thousands of streams; `conn`: the parser of each; `seen`: what arrived.
+//!   - `worker`: one epoll loop with thousands of streams; `conn`: the parser of each; `seen`: what arrived;
+//!     `record`: what each stream of durable topics was told.
 //! - `dialect`: how a server is spoken to.
-//! - `publisher`: sends events over HTTP or Redis when a `schedule` says. `payload`: what is published.
 //! - `publisher`: open-loop schedules over HTTP or Redis. `payload`: what is published.
 //! - `peers`: the servers we compare with, started and ended; the verb that lists them.
 //! - `report`: the figures, as JSON and as a table.
@@ -19,7 +19,8 @@
 //! - `machine`: what everything runs on, its limits, how busy it was. `kernel`: what its sockets cost.
 //! - `http`, `target`, `latency`, `procfs`, `clock`, `duration`: leaves.
 //!
-//! Whether anything was lost, doubled or displaced is judged by the crate `checker`.
+//! Whether anything was lost, doubled or displaced is judged by the crate `checker`: each connection by itself, and
+//! with `--durable` each stream over all its connections.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod assertion;

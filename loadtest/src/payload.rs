@@ -11,6 +11,8 @@
 //! Letters, digits and spaces only: it passes any server's escaping unchanged. The check covers the
 //! header, the filler is compared: a payload altered anywhere is noticed.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 /// Bytes of the header with its last space: the smallest payload.
 pub(crate) const HEADER_LEN: usize = PREFIX.len() + 9 + 5 + 5 + 13 + 17 + 17 + 9;
 
@@ -143,6 +145,14 @@ fn is_same(one: &[u8; HEADER_LEN], other: &[u8; HEADER_LEN]) -> bool {
     };
     let words = one.as_chunks().0.iter().zip(other.as_chunks().0);
     words.fold(differs(last, other_last), |all, (a, b)| all | differs(a, b)) == 0
+}
+
+/// What is hashed of an event for the judge of histories: its name, empty for none, and its data. The same
+/// in all processes of a run.
+pub(crate) fn event_hash(name: &[u8], data: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (name, data).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What follows the header in a payload of `size` bytes.

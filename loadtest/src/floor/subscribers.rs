@@ -51,7 +51,7 @@ mod tests {
         {
             let choice = worker.choice(0..worker.readers);
             let topics = worker.topics_of(&choice, index);
-            let request = worker.dialect.subscribe_request(target_of(worker), topics);
+            let request = worker.dialect.subscribe_request(target_of(worker), topics, None);
             assert!(request.starts_with(&format!("GET /g{} HTTP/1.1\r\n", stream % 3)), "{request}");
             counts[stream % 3] += 1;
         }

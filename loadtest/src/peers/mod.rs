@@ -78,6 +78,8 @@ pub(crate) struct Setup {
     pub(crate) topics: Vec<String>,
     /// The binary `fanwheel`; `None` for the one beside this program, else on the PATH.
     pub(crate) fanwheel: Option<PathBuf>,
+    /// True exactly when all topics are to be durable. Only for those that keep histories.
+    pub(crate) is_durable: bool,
 }
 
 /// A server that accepts streams. Everything it consists of is ended when this is dropped.
@@ -151,6 +153,11 @@ impl Peer {
     /// True exactly when publishers and server have a broker between them.
     pub(crate) fn has_broker(self) -> bool {
         matches!(self, Self::FanwheelRedis | Self::Node)
+    }
+
+    /// True exactly when it can keep what is published, and its streams go on after the last id they present.
+    pub(crate) fn keeps_histories(self) -> bool {
+        matches!(self, Self::Fanwheel | Self::FanwheelRedis)
     }
 
     /// Starts it and waits until it accepts connections.

@@ -97,7 +97,7 @@ fn carries(target: &Target, backend: &Target) -> Result<()> {
     let mut streams = Vec::new();
     for _ in 0..PROBES {
         let mut stream = connect(target)?;
-        stream.write_all(Dialect::by_query().subscribe_request(target, ["ready"].into_iter()).as_bytes())?;
+        stream.write_all(Dialect::by_query().subscribe_request(target, ["ready"].into_iter(), None).as_bytes())?;
         let mut start = [0; 12];
         stream.read_exact(&mut start)?;
         ensure!(start == *b"HTTP/1.1 200", "a stream was refused");

@@ -64,6 +64,7 @@ pub(super) fn attempt(peer: Peer, cores: usize, streams: usize) -> Result<Trial>
         streams_max: streams,
         topics: TOPICS.map(str::to_owned).to_vec(),
         fanwheel: None,
+        is_durable: false,
     };
     let mut running = peer.start(&setup)?;
     let trial = deliver(peer, &mut running, streams);
@@ -121,7 +122,7 @@ impl Stream {
     fn open<'a>(running: &Running, topics: impl Iterator<Item = &'a str>) -> Result<Self> {
         let mut socket = TcpStream::connect(running.subscribe.addr)?;
         socket.set_read_timeout(Some(ARRIVAL_WAIT))?;
-        socket.write_all(running.dialect.subscribe_request(&running.subscribe, topics).as_bytes())?;
+        socket.write_all(running.dialect.subscribe_request(&running.subscribe, topics, None).as_bytes())?;
         let mut raw = Vec::new();
         let head = loop {
             if let Some(head) = Head::parse(&raw)? {

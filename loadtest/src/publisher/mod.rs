@@ -9,7 +9,8 @@
 //! sends late carries its intended time, so the wait shows in intended→receive.
 //! Where a calm phase follows, what a late publisher has not sent when it begins is given up, see
 //! [`CalmPhase`]: an open loop that stayed late for ever would measure itself.
-//! A refused or unanswered publish is never repeated; its number is reported as uncertain.
+//! A refused or unanswered publish is never repeated; its number is reported as uncertain. (So an idempotency
+//! key would be of no use.)
 //! **Not chosen:** several connections per publisher. They would not need pipelining, but nobody
 //! could tell then which order is the right one.
 
@@ -22,12 +23,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use checker::history::{self, Publication, Topic};
 
-use self::connection::Connection;
+use self::connection::{Answer, Connection};
 use crate::clock::now_ns;
 use crate::dialect::PublishRequest;
 use crate::latency::Latencies;
-use crate::payload::Stamp;
+use crate::payload::{Stamp, event_hash};
 use crate::schedule::{CalmPhase, Schedule, Timetable, length_ns};
 use crate::swarm::Slot;
 use crate::target::Target;
@@ -57,6 +59,8 @@ pub(crate) struct PublishPlan {
     /// Per publisher. At least 1.
     pub(crate) in_flight_max: usize,
     pub(crate) calm: Option<CalmPhase>,
+    /// True exactly when each answer must name an id, and what became of each event is kept for the judge of histories.
+    pub(crate) is_durable: bool,
 }
 
 /// How to publish.
@@ -86,6 +90,8 @@ pub(crate) struct Outcome {
     pub(crate) waited: u64,
     /// Events of the first phase that were never sent, because the calm one began.
     pub(crate) given_up: u64,
+    /// What became of each event, where they are durable; else empty.
+    pub(crate) publications: Vec<Publication>,
     pub(crate) first_error: Option<String>,
 }
 
@@ -145,6 +151,7 @@ impl Outcome {
         self.late.merge(&part.late.to_buckets());
         self.waited += part.waited;
         self.given_up += part.given_up;
+        self.publications.extend(part.publications);
         self.first_error = self.first_error.take().or(part.first_error);
     }
 }
@@ -165,12 +172,21 @@ struct Publisher<'a> {
     calm: Option<CalmPhase>,
     connection: Option<Connection>,
     /// Sent and not answered, oldest first.
-    in_flight: VecDeque<u64>,
+    in_flight: VecDeque<Sent>,
     last_answer_ns: u64,
     /// True exactly when the next event could not be sent before an answer came.
     room_is_lacking: bool,
     out: Vec<u8>,
     outcome: Outcome,
+}
+
+/// An event on its way.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    /// As `Publisher::next` counts.
+    number: u64,
+    /// See [`event_hash`]; 0 where events are not durable.
+    hash: u64,
 }
 
 impl<'a> Publisher<'a> {
@@ -221,13 +237,13 @@ impl<'a> Publisher<'a> {
     fn turn(&mut self) -> Result<()> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(&self.plan.via)?,
+            None => Connection::open(&self.plan.via, self.plan.is_durable)?,
         };
         let sent = self.send_due(&mut connection);
         let answered = sent.and_then(|()| self.wait_for_answers(&mut connection));
         // The answers that did come before an error are taken all the same.
         let (answers, closes) = connection.take_answers()?;
-        answers.into_iter().for_each(|accepted| self.handle_answer(accepted));
+        answers.iter().for_each(|answer| self.handle_answer(answer));
         answered?;
         if closes {
             bail!("the server closed a publishing connection");
@@ -290,7 +306,9 @@ impl<'a> Publisher<'a> {
         };
         let (before, after) = &self.frames[topic];
         self.out.extend_from_slice(before.as_bytes());
+        let begin = self.out.len();
         stamp.encode(self.plan.payload, &mut self.out);
+        let hash = if self.plan.is_durable { event_hash(b"", &self.out[begin..]) } else { 0 };
         self.out.extend_from_slice(after.as_bytes());
         let slot = &mut self.outcome.slots[topic * self.plan.publishers + self.index];
         slot.count += 1;
@@ -302,7 +320,7 @@ impl<'a> Publisher<'a> {
         if self.in_flight.is_empty() {
             self.last_answer_ns = sent_ns;
         }
-        self.in_flight.push_back(self.next);
+        self.in_flight.push_back(Sent { number: self.next, hash });
         self.next += 1;
         self.timetable.advance();
     }
@@ -323,19 +341,20 @@ impl<'a> Publisher<'a> {
         connection.read_until(until_ns.saturating_sub(now))
     }
 
-    fn handle_answer(&mut self, accepted: Result<(), String>) {
+    fn handle_answer(&mut self, answer: &Answer) {
         self.last_answer_ns = now_ns();
-        let Some(number) = self.in_flight.pop_front() else {
+        let Some(sent) = self.in_flight.pop_front() else {
             return;
         };
-        match accepted {
-            Ok(()) => self.outcome.accepted += 1,
-            Err(why) => {
+        match answer {
+            Answer::Accepted | Answer::Stored(_) => self.outcome.accepted += 1,
+            Answer::Refused(why) | Answer::Unsure(why) => {
                 self.outcome.refused += 1;
-                self.outcome.first_error.get_or_insert(why);
-                self.note_uncertain(number);
+                self.outcome.first_error.get_or_insert_with(|| why.clone());
+                self.note_uncertain(sent.number);
             }
         }
+        self.note_publication(sent, answer.outcome());
     }
 
     fn give_up_connection(&mut self, why: &str) {
@@ -343,9 +362,17 @@ impl<'a> Publisher<'a> {
         if !self.in_flight.is_empty() || self.next < self.count {
             self.outcome.first_error.get_or_insert_with(|| why.to_owned());
         }
-        while let Some(number) = self.in_flight.pop_front() {
+        while let Some(sent) = self.in_flight.pop_front() {
             self.outcome.unanswered += 1;
-            self.note_uncertain(number);
+            self.note_uncertain(sent.number);
+            self.note_publication(sent, history::Outcome::Unknown);
+        }
+    }
+
+    fn note_publication(&mut self, sent: Sent, outcome: history::Outcome) {
+        if self.plan.is_durable {
+            let topic = Topic((sent.number % self.plan.topics.len() as u64) as u32);
+            self.outcome.publications.push(Publication { topic, hash: sent.hash, outcome });
         }
     }
 
@@ -399,6 +426,7 @@ mod tests {
             payload: 100,
             in_flight_max: 8,
             calm: None,
+            is_durable: false,
         }
     }
 
@@ -486,6 +514,51 @@ mod tests {
         let sent_by_slot: Vec<u64> = outcome.slots.iter().map(|slot| slot.sent_ns.len() as u64).collect();
         assert_eq!(sent_by_slot, [outcome.sent.div_ceil(2), outcome.sent / 2]);
         assert!(outcome.first_error.is_none(), "{:?}", outcome.first_error);
+    }
+
+    #[test]
+    fn what_became_of_each_durable_event_is_kept_with_the_id_it_got() {
+        let answer = |n| match n {
+            1 => "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+            2 => "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n",
+            3 => "HTTP/1.1 202 Accepted\r\nContent-Length: 11\r\n\r\n{\"id\":null}",
+            _ => "HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{\"id\":\"7-0-abcd\"}",
+        };
+        let target = serve(1, |line| line.contains("POST /topics/"), answer);
+        let plan = PublishPlan { is_durable: true, ..plan(fanwheel(target), 5, 1) };
+        let outcome = plan.run(now_ns(), &AtomicU64::new(0));
+        let stored = history::Outcome::Stored(history::Id::parse("7-0-abcd").unwrap());
+        let (refused, unknown) = (history::Outcome::Refused, history::Outcome::Unknown);
+        let outcomes: Vec<_> = outcome.publications.iter().map(|publication| publication.outcome).collect();
+        assert_eq!(outcomes, [stored, refused, unknown, unknown, stored]);
+        let topics: Vec<u32> = outcome.publications.iter().map(|publication| publication.topic.0).collect();
+        assert_eq!((topics, outcome.accepted, outcome.refused), (vec![0, 1, 0, 1, 0], 2, 3));
+        let mut hashes: Vec<u64> = outcome.publications.iter().map(|publication| publication.hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 5);
+    }
+
+    #[test]
+    fn an_answer_is_understood_wherever_it_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for part in ["HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{\"id\"", ":\"7-0-ab", "cd\"}"] {
+                stream.write_all(part.as_bytes()).unwrap();
+                // Paced, so that each part is read by itself.
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let via = fanwheel(Target { addr, authority: addr.to_string() });
+        let mut connection = Connection::open(&via, true).unwrap();
+        let mut answers = Vec::new();
+        while answers.is_empty() {
+            connection.read_until(5_000_000_000).unwrap();
+            answers = connection.take_answers().unwrap().0;
+        }
+        assert_eq!(answers, [Answer::Stored(history::Id::parse("7-0-abcd").unwrap())]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) use self::table::{Table, grouped};
 use crate::assertion::Assertion;
 use crate::kernel::Growth;
 use crate::latency::Latencies;
-use crate::run::Search;
+use crate::run::{History, Search};
 
 /// Everything `--json` writes.
 #[derive(Debug, Serialize)]
@@ -35,6 +35,11 @@ pub(crate) struct Report {
     pub(crate) deliveries: Deliveries,
     pub(crate) latency: Option<Latency>,
     pub(crate) calm: Option<Calm>,
+    /// `None` where topics are not durable.
+    pub(crate) history: Option<History>,
+    /// Why histories were not judged, where they should have been.
+    #[serde(skip)]
+    pub(crate) unjudged: Option<String>,
     pub(crate) server: Option<Server>,
     /// What the server's own counters grew by while publishing.
     pub(crate) server_metrics: Option<BTreeMap<String, f64>>,
@@ -345,9 +350,11 @@ impl Report {
             count(slow.slow_out_of_order, "deliveries out of order on slow streams");
             count(slow.slow_malformed, "events altered on the way to slow streams");
         }
+        count(self.history.as_ref().map_or(0, |history| history.violations), "promises of durable topics broken");
         if let Some(disturbance) = &self.disturbance {
             count(disturbance.not_reopened, "streams did not open again");
         }
+        faults.extend(self.unjudged.clone());
         if self.search.as_ref().is_some_and(|search| search.held_events_per_s.is_none()) {
             faults.push("no rate was held".to_owned());
         }

@@ -9,6 +9,7 @@ impl fmt::Display for Report {
         let mut table = Table(f);
         self.write_streams(&mut table)?;
         self.write_deliveries(&mut table)?;
+        self.write_history(&mut table)?;
         self.write_costs(&mut table)?;
         for remark in &self.remarks {
             writeln!(table.0, "note: {remark}")?;
@@ -115,6 +116,25 @@ impl Report {
             table.line("publish → last receive", &format!("p50 {p50:.3}  p99 {p99:.3}  max {max:.3} ms"))?;
         }
         self.write_calm(table)
+    }
+
+    fn write_history(&self, table: &mut Table<'_, '_>) -> fmt::Result {
+        let Some(h) = &self.history else {
+            return Ok(());
+        };
+        let connections = format!(
+            "{} connections, {} after the last id, {} resumed; {} events, {} told by resets {:?}",
+            grouped(h.connections),
+            grouped(h.continued),
+            grouped(h.resumed),
+            grouped(h.history_events),
+            grouped(h.history_told),
+            h.history_resets
+        );
+        table.line("histories", &connections)?;
+        let of = format!("{} publications, {} acknowledged", grouped(h.publications), grouped(h.acknowledged));
+        table.line("promises broken", &format!("{} {:?} of {of}", grouped(h.violations), h.violations_by_kind))?;
+        h.first_violation.as_ref().map_or(Ok(()), |first| table.line("first broken promise", first))
     }
 
     fn write_calm(&self, table: &mut Table<'_, '_>) -> fmt::Result {

@@ -9,9 +9,11 @@
 //!
 //! The parent holds no stream: it drives these phases and publishes; its workers subscribe.
 //! `options` are the flags, `plan` is what they mean; `preflight` says what the machine cannot
-//! carry, `gauge` looks at the server from outside, `sum` makes a report of what the workers found.
+//! carry, `gauge` looks at the server from outside, `sum` makes a report of what the workers found. `history` judges
+//! durable topics.
 
 mod gauge;
+mod history;
 mod options;
 mod plan;
 mod preflight;
@@ -29,6 +31,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use self::gauge::{Gauge, or_remark};
+pub(crate) use self::history::History;
 pub(crate) use self::options::Flags;
 pub(crate) use self::plan::Endpoint;
 use self::plan::Plan;
@@ -45,7 +48,7 @@ use crate::procfs::Cpu;
 use crate::provenance;
 use crate::publisher::Outcome;
 use crate::report::{Report, grouped};
-use crate::swarm::{Command, Crew, Done, Progress, Slot};
+use crate::swarm::{Command, Crew, Done, Progress, Slot, wall_ms};
 use crate::target::Target;
 
 /// How often workers are listened to.
@@ -107,6 +110,10 @@ fn measure(flags: &Flags) -> Result<Report> {
 
 /// The same against a server that is started for each run, and ended after it.
 pub(crate) fn measure_peer(flags: &Flags, peer: Peer) -> Result<Report> {
+    if flags.durable && !peer.keeps_histories() {
+        return Err(anyhow::anyhow!("--durable: {} keeps no histories that streams resume from", peer.name()))
+            .context(Usage);
+    }
     search_or_measure(flags, &mut |flags| {
         let dir = tempfile::tempdir().context("a folder for the server")?;
         let setup = Setup {
@@ -115,6 +122,7 @@ pub(crate) fn measure_peer(flags: &Flags, peer: Peer) -> Result<Report> {
             streams_max: flags.streams + flags.slow + flags.stalled,
             topics: flags.topic_names().context(Usage)?,
             fanwheel: None,
+            is_durable: flags.durable,
         };
         let mut running = peer.start(&setup).with_context(|| format!("start {}", peer.name()))?;
         let endpoint = Endpoint {
@@ -174,6 +182,8 @@ struct Run<'a> {
     /// Deliveries per second of the first phase; `None` before its end, and where no other follows.
     loaded_per_s: Option<f64>,
     publishers_cpu_s: f64,
+    /// When the server may have lost its history, in milliseconds since 1970.
+    loss_ms: Option<u64>,
     metrics_before: Option<BTreeMap<String, f64>>,
     live: Live,
 }
@@ -190,6 +200,7 @@ impl<'a> Run<'a> {
             outcome: None,
             loaded_per_s: None,
             publishers_cpu_s: 0.0,
+            loss_ms: None,
             metrics_before: None,
             live: Live::new(),
         })
@@ -263,6 +274,7 @@ impl<'a> Run<'a> {
                 self.take_answers()?;
                 let is_midway = now_ns() >= start_ns + plan.duration.as_nanos() as u64 / 2;
                 if let Some(act) = midway.take_if(|_| is_midway) {
+                    self.loss_ms = plan.may_lose_history.then(wall_ms);
                     act()?;
                 }
                 self.show_deliveries(sent.load(Ordering::Relaxed));
@@ -331,7 +343,8 @@ impl<'a> Run<'a> {
     fn finish(mut self) -> Result<Report> {
         let end_ns = now_ns();
         let slots = self.published();
-        let dones = self.crew.finish(&slots)?;
+        let mut dones = self.crew.finish(&slots)?;
+        let history = self.judge_history(&mut dones);
         let metrics = self.metrics_grown();
         let Self { plan, crew, gauge, open_wait_s, outcome, loaded_per_s, publishers_cpu_s, start_ns, .. } = self;
         drop(crew);
@@ -344,8 +357,20 @@ impl<'a> Run<'a> {
         let mut report = sum.report(&gauge, opening_s, publishers_cpu_s, pss_after);
         report.server_metrics = metrics;
         report.calm = sum.calm(loaded_per_s);
+        match history {
+            Some(Ok(history)) => report.history = Some(history),
+            Some(Err(why)) => report.unjudged = Some(why),
+            None => {}
+        }
         report.find_faults();
         Ok(report)
+    }
+
+    /// `None` where topics are not durable.
+    fn judge_history(&self, dones: &mut [Done]) -> Option<Result<History, String>> {
+        let records = dones.iter_mut().filter_map(|done| done.record.take()).collect();
+        let publications = self.outcome.as_ref().map_or(&[][..], |outcome| &outcome.publications);
+        self.plan.is_durable.then(|| history::judge(self.plan, records, publications, self.loss_ms))
     }
 
     /// What was published in each slot. The times are left out where no stream ended, because they are many.

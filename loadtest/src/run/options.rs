@@ -60,6 +60,10 @@ pub(crate) struct Flags {
     /// Topics that each stream reads [default: all of them]
     #[arg(long, help_heading = "Streams", value_name = "N")]
     pub(crate) topics_per_stream: Option<usize>,
+    /// Topics are durable: streams come back with their last id, and what each was told over all its connections
+    /// is held against what was published (with --start, all topics are made durable)
+    #[arg(long, help_heading = "Streams", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub(crate) durable: bool,
     /// Subscriber processes: a number or `auto` (at most 15,000 streams each)
     #[arg(long, help_heading = "Streams", default_value = "auto")]
     pub(crate) processes: String,

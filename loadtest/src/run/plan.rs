@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::history;
 use super::options::{Flags, Known, PublishBy};
 use super::preflight;
 use crate::clock::now_ns;
@@ -13,7 +14,7 @@ use crate::payload;
 use crate::procfs;
 use crate::publisher::{PublishPlan, Via};
 use crate::schedule::CalmPhase;
-use crate::swarm::{Disturbance, Slot, WorkerPlan, spread};
+use crate::swarm::{Disturbance, RECORD_BYTES_MAX, Slot, WorkerPlan, spread};
 use crate::target::Target;
 
 /// About so many events of a run have the time noted at which the last stream had them.
@@ -45,6 +46,9 @@ pub(crate) struct Plan {
     pub(super) stalled: usize,
     /// `None` when nothing is to be published.
     pub(super) publish: Option<PublishPlan>,
+    pub(super) is_durable: bool,
+    /// True exactly when half way through something is done that may cost the server its history.
+    pub(super) may_lose_history: bool,
     pub(super) has_storm: bool,
     pub(super) reconnects: bool,
     pub(super) duration: Duration,
@@ -82,6 +86,13 @@ impl Flags {
         let run = (now_ns() ^ u64::from(std::process::id()) << 20) as u32;
         let publish = self.publish_plan(&endpoint, &topics, run);
         let workers = self.worker_plans(&endpoint, &topics, run, publish.as_ref())?;
+        if self.durable {
+            ensure!(
+                matches!(endpoint.publish, Via::Http { .. }),
+                "--durable: only with --publish http, whose answers name ids"
+            );
+            history::check_size(&workers, publish.as_ref())?;
+        }
         procfs::raise_descriptors();
         let warnings = preflight::check(&Environment::read(None), &workers, &endpoint.server_pids)?;
         Ok(Plan {
@@ -91,6 +102,8 @@ impl Flags {
             readers: self.streams,
             slow: self.slow,
             stalled: self.stalled,
+            is_durable: self.durable,
+            may_lose_history: self.restart_broker || self.midway.is_some(),
             has_storm: self.storm.is_some(),
             reconnects: self.reconnect,
             duration: self.duration,
@@ -115,6 +128,7 @@ impl Flags {
         ensure!(self.churn.is_none_or(|churn| churn > 0.0 && churn.is_finite()), "--churn: not a rate");
         ensure!(self.storm.is_none_or(|share| share > 0.0 && share <= 1.0), "--storm: a share, above 0 and up to 1");
         ensure!(self.churn.is_none() || self.storm.is_none(), "--churn and --storm: one of them");
+        ensure!(!self.durable || self.search.is_none(), "--durable and --search: one of them");
         ensure!((1..=payload::INDEX_MAX).contains(&self.publishers), "--publishers: 1 to {}", payload::INDEX_MAX);
         ensure!(
             self.receive_buffer.is_none_or(|bytes| (1..=RECEIVE_BUFFER_MAX).contains(&bytes)),
@@ -224,6 +238,7 @@ impl Flags {
             payload: self.payload,
             in_flight_max: self.in_flight.unwrap_or(in_flight_default).max(1),
             calm,
+            is_durable: self.durable,
         })
     }
 
@@ -261,6 +276,8 @@ impl Flags {
                 disturbance: self.disturbance(processes),
                 reconnects: self.reconnect,
                 settle_ns: self.settle.as_nanos() as u64,
+                // Streams are shared out evenly, and so is this.
+                record_bytes_max: self.durable.then_some(RECORD_BYTES_MAX / processes as u64),
             }
         };
         let mut workers: Vec<WorkerPlan> = (0..processes).map(worker).collect();
@@ -390,10 +407,23 @@ mod tests {
             "--streams 1 --topics a --subscribe-path /x",
             "--streams 1 --topics a --schedule never",
             "--streams 1 --topics a --receive-buffer 0",
+            "--streams 1 --topics a --durable --publish redis",
+            "--streams 1 --topics a --durable --search 3",
             "--streams 1 --topics a --receive-buffer 2147483648",
         ] {
             assert!(plan_of(flags).is_err(), "{flags}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_recorded_is_refused_before_it_is_run() {
+        // Four bytes a delivery, 200 an event.
+        assert!(plan_of("--streams 10000 --rate 100 --duration 10s --durable --processes 1").is_ok());
+        let said =
+            plan_of("--streams 10000 --rate 200 --duration 10s --durable --processes 1").unwrap_err().to_string();
+        assert!(said.contains("--durable: ") && said.contains("83 MiB") && said.contains("may be 64"), "{said}");
+        let plan = plan_of("--streams 10 --durable --processes 2").unwrap();
+        assert_eq!(plan.workers.iter().map(|worker| worker.record_bytes_max).collect::<Vec<_>>(), [Some(32 << 20); 2]);
     }
 
     #[test]

@@ -193,6 +193,8 @@ impl<'a> Sum<'a> {
             deliveries: self.deliveries(),
             latency: Latency::of(&self.publish_to_receive, &self.intended_to_receive, &self.publish_to_last),
             calm: None,
+            history: None,
+            unjudged: None,
             server: self.server(gauge, pss_after),
             server_metrics: None,
             kernel: self.kernel(gauge),

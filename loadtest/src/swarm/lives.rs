@@ -12,6 +12,9 @@
 //! Demanded is what was sent after the stream was seen open and, of a life that ended, up to the
 //! last event it brought, or `settle` before its end, whichever is later. Nobody can say whether
 //! what was sent later still had to arrive: it is neither demanded nor held against anyone.
+//!
+//! Where topics are durable a stream has one life over all its connections: what was sent while it was away is
+//! demanded too.
 
 use checker::{OrderSurvey, Published, StreamCheck};
 
@@ -29,11 +32,16 @@ pub(super) struct Past {
 
 impl Seen {
     pub(super) fn begin_life(&mut self, stream: usize, now: u64) {
-        self.opened_ns[stream] = now;
+        if !self.spans_cuts || self.opened_ns[stream] == 0 {
+            self.opened_ns[stream] = now;
+        }
     }
 
     /// The stream is over; what it saw is kept for the judgement.
     pub(super) fn end_life(&mut self, stream: usize, now: u64) {
+        if self.spans_cuts {
+            return;
+        }
         let opened_ns = std::mem::take(&mut self.opened_ns[stream]);
         let checks = self.ledger.take_stream(stream);
         let first = stream * self.topics_per_stream();

@@ -21,6 +21,7 @@ use checker::Verdict;
 use serde::{Deserialize, Serialize};
 
 use super::choice::Choice;
+use super::record::Record;
 use crate::dialect::Dialect;
 use crate::latency::Buckets;
 use crate::target::Target;
@@ -62,6 +63,9 @@ pub(crate) struct WorkerPlan {
     pub(crate) reconnects: bool,
     /// An event sent so long before a stream ended had to arrive on it.
     pub(crate) settle_ns: u64,
+    /// Where topics are durable: what this worker's record may take. Streams then present their last id when they
+    /// come back, and go on with the life they had.
+    pub(crate) record_bytes_max: Option<u64>,
 }
 
 /// What is done to a worker's streams while events flow.
@@ -179,6 +183,8 @@ pub(crate) struct Done {
     pub(crate) opening_cpu_s: f64,
     /// When a reader received the last event.
     pub(crate) received_at_ns: u64,
+    /// Where topics are durable.
+    pub(crate) record: Option<Record>,
     /// The first thing that went wrong with a stream.
     pub(crate) first_error: Option<String>,
 }
@@ -274,6 +280,7 @@ impl WorkerPlan {
             disturbance: None,
             reconnects: false,
             settle_ns: 0,
+            record_bytes_max: None,
         }
     }
 

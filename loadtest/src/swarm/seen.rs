@@ -43,6 +43,8 @@ pub(super) struct Seen {
     pub(super) gap_told_ns: Vec<u64>,
     /// True exactly when the stream has had another life before.
     pub(super) was_reopened: Vec<bool>,
+    /// True exactly when a stream that comes back goes on with the life it had.
+    pub(super) spans_cuts: bool,
     /// When each stream's life began; 0 while it has none.
     pub(super) opened_ns: Vec<u64>,
     pub(super) past: Vec<Past>,
@@ -87,6 +89,7 @@ impl Seen {
             was_reset: vec![false; streams],
             gap_told_ns: vec![0; streams],
             was_reopened: vec![false; streams],
+            spans_cuts: false,
             opened_ns: vec![0; streams],
             past: Vec::new(),
             received: 0,

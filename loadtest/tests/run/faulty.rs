@@ -74,32 +74,58 @@ pub(crate) fn start(plan: Plan) -> String {
     format!("http://{addr}")
 }
 
-fn serve(mut socket: TcpStream, shared: &Mutex<Shared>) -> io::Result<()> {
-    let mut reader = BufReader::new(socket.try_clone()?);
-    loop {
-        let (mut request, mut length) = (String::new(), 0);
-        if reader.read_line(&mut request)? == 0 {
-            return Ok(());
+/// What a server is asked for.
+pub(crate) enum Request {
+    /// The topics as they stand in the request, percent-encoded.
+    Stream {
+        topics: Vec<String>,
+        last_event_id: Option<String>,
+    },
+    Publish {
+        topic: String,
+        data: String,
+    },
+}
+
+impl Request {
+    /// The next one; `None` when no more come.
+    pub(crate) fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Self>> {
+        let (mut first, mut length, mut last_event_id) = (String::new(), 0, None);
+        if reader.read_line(&mut first)? == 0 {
+            return Ok(None);
         }
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap();
+            match line.split_once(": ") {
+                Some(("Content-Length", value)) => length = value.trim().parse().unwrap(),
+                Some(("Last-Event-ID", value)) => last_event_id = Some(value.trim().to_owned()),
+                _ => {}
             }
             if line == "\r\n" {
                 break;
             }
         }
-        if request.starts_with("GET /events") {
-            let query = request.split([' ', '?']).nth(2).unwrap_or_default();
+        if first.starts_with("GET /events") {
+            let query = first.split([' ', '?']).nth(2).unwrap_or_default();
             let topics = query.split('&').filter_map(|pair| Some(pair.strip_prefix("topic=")?.to_owned()));
-            return subscribe(socket, topics.collect(), shared);
+            return Ok(Some(Self::Stream { topics: topics.collect(), last_event_id }));
         }
-        let topic = request.split([' ', '/']).nth(3).unwrap_or_default().to_owned();
+        let topic = first.split([' ', '/']).nth(3).unwrap_or_default().to_owned();
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        let accepted = shared.lock().unwrap().publish(&topic, &String::from_utf8(body).unwrap());
+        Ok(Some(Self::Publish { topic, data: String::from_utf8(body).unwrap() }))
+    }
+}
+
+fn serve(mut socket: TcpStream, shared: &Mutex<Shared>) -> io::Result<()> {
+    let mut reader = BufReader::new(socket.try_clone()?);
+    loop {
+        let accepted = match Request::read(&mut reader)? {
+            None => return Ok(()),
+            Some(Request::Stream { topics, .. }) => return subscribe(socket, topics, shared),
+            Some(Request::Publish { topic, data }) => shared.lock().unwrap().publish(&topic, &data),
+        };
         let status = if accepted { "202 Accepted" } else { "503 Service Unavailable" };
         write!(socket, "HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")?;
     }
@@ -196,7 +222,7 @@ impl Stream {
 }
 
 /// One chunk, in two writes, so that readers meet it in parts.
-fn send(socket: &mut TcpStream, block: &str) -> io::Result<()> {
+pub(crate) fn send(socket: &mut TcpStream, block: &str) -> io::Result<()> {
     let chunk = format!("{:x}\r\n{block}\r\n", block.len());
     let (head, tail) = chunk.split_at(chunk.len() / 3);
     socket.write_all(head.as_bytes())?;

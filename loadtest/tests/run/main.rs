@@ -1,7 +1,9 @@
 //! `loadtest run` against a server with planted faults: each is reported, with the right count.
 #![allow(clippy::unwrap_used)]
 
+mod durable;
 mod faulty;
+mod historic;
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -419,8 +421,9 @@ fn no_two_figures_of_the_report_have_the_same_name() {
         "{SHORT} --slow 1 --churn 9 --search 1 --stalled 1 --stalled-wait 0 --server-pid {}",
         std::process::id()
     );
-    // No run has both a search and a calm phase.
-    for flags in [flags, format!("{SHORT} --slow 1 --stalled 1 --stalled-wait 0 --calm-rate 100 --calm 100ms")] {
+    // No run has both a search and a calm phase, or a history.
+    let calm = "--slow 1 --stalled 1 --stalled-wait 0 --calm-rate 100 --calm 100ms";
+    for flags in [flags, format!("{SHORT} {calm}"), format!("{SHORT} {calm} --churn 9 --durable")] {
         let (_, report) = run(&faulty::start(Vec::new()), &flags);
         let mut names = Vec::new();
         leaves(&report, &mut names);
@@ -435,9 +438,15 @@ fn no_two_figures_of_the_report_have_the_same_name() {
 
 #[test]
 fn wrong_usage_exits_with_2() {
-    for flags in
-        [["--streams", "x"], ["--streams", "0"], ["--payload", "3"], ["--calm", "5s"], ["--receive-buffer", "0"]]
-    {
+    for flags in [
+        ["--streams", "x"],
+        ["--streams", "0"],
+        ["--payload", "3"],
+        ["--calm", "5s"],
+        ["--receive-buffer", "0"],
+        ["--durable", "--publish=redis"],
+        ["--durable", "--start=nchan"],
+    ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
         let output = command.args(["run", "--topics", "a"]).args(flags).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{flags:?}");

@@ -32,6 +32,7 @@ use self::ramp::Ramp;
 use super::choice::Choice;
 use super::conn::Parser;
 use super::protocol::{Answer, Command, Disturbance, Done, Progress, Slot, WorkerPlan};
+use super::record::{Recorder, wall_ms};
 use super::seen::Seen;
 use crate::clock::now_ns;
 use crate::latency::Latencies;
@@ -77,6 +78,8 @@ struct Worker {
     /// What readers and slow streams saw.
     readers_seen: Seen,
     slow_seen: Seen,
+    /// What they were told, where topics are durable.
+    recorder: Option<Recorder>,
     progress: Progress,
     ramp: Ramp,
     begun: bool,
@@ -137,6 +140,9 @@ enum Phase {
 impl Worker {
     fn new(plan: WorkerPlan) -> Result<Self> {
         let streams = plan.streams();
+        let mut readers_seen = Seen::new(&plan, 0, plan.readers);
+        readers_seen.spans_cuts = plan.record_bytes_max.is_some();
+        let recorder = |bytes_max| Recorder::new(plan.readers + plan.slow, &plan.topics, bytes_max, wall_ms);
         Ok(Self {
             choice: plan.choice(0..streams),
             poll: Poll::new()?,
@@ -145,8 +151,9 @@ impl Worker {
             kept_len: 0,
             spare: Vec::new(),
             scratch: vec![0; reading::READ_LEN],
-            readers_seen: Seen::new(&plan, 0, plan.readers),
+            readers_seen,
             slow_seen: Seen::new(&plan, plan.readers, plan.slow),
+            recorder: plan.record_bytes_max.map(recorder),
             progress: Progress::default(),
             ramp: Ramp::new(plan.ramp, plan.opening_max, streams, now_ns()),
             begun: false,
@@ -262,6 +269,12 @@ impl Worker {
         }
     }
 
+    /// Whoever reads is recorded, where topics are durable.
+    fn recorder(&mut self, index: usize) -> Option<&mut Recorder> {
+        let reads = self.kind(index) != Kind::Stalled;
+        self.recorder.as_mut().filter(|_| reads)
+    }
+
     fn has_stalled(&self) -> bool {
         self.progress.stalled_closed < self.progress.stalled_opened
     }
@@ -315,6 +328,10 @@ impl Worker {
         // What a slow stream has not read yet, nobody can demand of it.
         let now = now_ns();
         (0..self.plan.slow).for_each(|stream| self.slow_seen.end_life(stream, now));
+        self.end_lives_of_absent();
+        let record = self.recorder.take().map(|recorder| {
+            recorder.finish(|stream| stream < self.plan.readers && self.conns[stream].phase == Phase::Open)
+        });
         let (seen, start_ns) = (&mut self.readers_seen, self.start_ns.unwrap_or(u64::MAX));
         Done {
             progress: self.progress,
@@ -338,7 +355,18 @@ impl Worker {
             cpu_system_s: cpu.system_s,
             opening_cpu_s,
             received_at_ns: seen.received_at_ns,
+            record,
             first_error: self.first_error.take(),
+        }
+    }
+
+    /// A life that spans cuts lasts until now; of those that are away at the end, until they left.
+    fn end_lives_of_absent(&mut self) {
+        if std::mem::take(&mut self.readers_seen.spans_cuts) {
+            let readers = self.conns[..self.plan.readers].iter().enumerate();
+            for (index, conn) in readers.filter(|(_, conn)| conn.phase != Phase::Open) {
+                self.readers_seen.end_life(index, conn.started_ns);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 
 use anyhow::{Result, bail};
+use checker::history::End;
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
@@ -101,6 +102,7 @@ impl Worker {
 
     /// Sends the request once the connection stands; false while it does not.
     pub(super) fn send_request(&mut self, index: usize) -> Result<bool> {
+        let last = self.recorder(index).and_then(|recorder| recorder.last(index));
         let conn = &mut self.conns[index];
         let Some(socket) = conn.socket.as_mut() else {
             return Ok(false);
@@ -109,7 +111,7 @@ impl Worker {
             return Err(error.into());
         }
         let topics = self.plan.topics_of(&self.choice, index);
-        let request = self.plan.dialect.subscribe_request(&self.plan.target, topics);
+        let request = self.plan.dialect.subscribe_request(&self.plan.target, topics, last);
         match socket.write(request.as_bytes()) {
             Ok(len) if len == request.len() => {}
             Ok(len) => bail!("the kernel took {len} bytes of the request"),
@@ -118,6 +120,9 @@ impl Worker {
         }
         self.poll.registry().reregister(socket, Token(index), Interest::READABLE)?;
         conn.phase = Phase::Opening;
+        if let Some(recorder) = self.recorder(index) {
+            recorder.handle_asked(index);
+        }
         Ok(true)
     }
 
@@ -154,7 +159,7 @@ impl Worker {
         if self.conns[index].phase != Phase::Open {
             return;
         }
-        self.end_life(index, now);
+        self.end_life(index, now, End::Left);
         self.progress.cut += 1;
         self.conns[index].phase = Phase::Waiting;
         self.conns[index].is_reopening = true;
@@ -167,13 +172,16 @@ impl Worker {
         let now = now_ns();
         match self.conns[index].phase {
             Phase::Waiting => self.fail(index, reason),
-            Phase::Connecting | Phase::Opening => {
+            phase @ (Phase::Connecting | Phase::Opening) => {
+                if phase == Phase::Opening {
+                    self.record_end(index, End::Closed);
+                }
                 self.ramp.settle();
                 self.drop_socket(index);
                 self.fail(index, reason);
             }
             Phase::Open => {
-                self.end_life(index, now);
+                self.end_life(index, now, End::Closed);
                 self.conns[index].phase = Phase::Ended;
                 self.note_end(index, reason, now);
             }
@@ -217,7 +225,14 @@ impl Worker {
         }
     }
 
-    fn end_life(&mut self, index: usize, now: u64) {
+    fn record_end(&mut self, index: usize, end: End) {
+        if let Some(recorder) = self.recorder(index) {
+            recorder.handle_ended(index, end);
+        }
+    }
+
+    fn end_life(&mut self, index: usize, now: u64, end: End) {
+        self.record_end(index, end);
         self.drop_socket(index);
         self.progress.open -= 1;
         self.progress.readers_open -= usize::from(self.kind(index) == Kind::Reader);

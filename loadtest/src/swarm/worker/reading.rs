@@ -81,7 +81,13 @@ impl Worker {
                 }
                 Err(error) => return Err(error).context("read"),
             };
-            if let Some(reason) = self.handle_read(index, kept, len)? {
+            let is_recorded = self.recorder(index).is_some();
+            let over = if is_recorded {
+                self.handle_read::<true>(index, kept, len)
+            } else {
+                self.handle_read::<false>(index, kept, len)
+            };
+            if let Some(reason) = over? {
                 return Ok(Some(reason));
             }
             // A short read empties the socket: what comes later is a new edge. But an end that came
@@ -93,8 +99,14 @@ impl Worker {
         }
     }
 
-    /// Parses `scratch[..kept + len]`, of which the last `len` bytes are new.
-    fn handle_read(&mut self, index: usize, kept: usize, len: usize) -> Result<Option<&'static str>> {
+    /// Parses `scratch[..kept + len]`, of which the last `len` bytes are new. What is not `RECORDED` costs nothing
+    /// for it.
+    fn handle_read<const RECORDED: bool>(
+        &mut self,
+        index: usize,
+        kept: usize,
+        len: usize,
+    ) -> Result<Option<&'static str>> {
         let now = now_ns();
         let kind = self.kind(index);
         let open_on = self.plan.dialect.open_on;
@@ -106,25 +118,31 @@ impl Worker {
         };
         seen.counts.reads_running += u64::from(self.begun);
         let (parser, mut retry) = (&mut conn.parser, None);
-        let keep = parser.handle_bytes(&mut self.scratch[..kept + len], kept, |item| match item {
-            Item::Head { status: 200 } => opened |= open_on == OpenOn::Head,
-            Item::Head { status } => refused = Some(status),
-            Item::End => over = Some("the server ended the response"),
-            // What a stalled stream reads before it stalls does not count.
-            Item::Data(_) if kind == Kind::Stalled => {}
-            Item::Data(data) => seen.handle_data(stream, data, now),
-            Item::Block(block) => {
-                if let Some(value) = block.retry {
-                    retry = std::str::from_utf8(value).ok().and_then(|ms| ms.parse::<u32>().ok()).or(retry);
-                }
-                let sign = match kind {
-                    Kind::Stalled => (block.event == b"fanwheel.open").then_some(Sign::Opened),
-                    _ => seen.handle_block(stream, &block, now),
-                };
-                match sign {
-                    Some(Sign::Opened) => opened = true,
-                    Some(Sign::Leave(why)) => over = Some(why),
-                    None => {}
+        let mut recorder = self.recorder.as_mut().filter(|_| RECORDED);
+        let keep = parser.handle_bytes(&mut self.scratch[..kept + len], kept, |item| {
+            if RECORDED && let Some(recorder) = &mut recorder {
+                recorder.handle_item(index, &item);
+            }
+            match item {
+                Item::Head { status: 200 } => opened |= open_on == OpenOn::Head,
+                Item::Head { status } => refused = Some(status),
+                Item::End => over = Some("the server ended the response"),
+                // What a stalled stream reads before it stalls does not count.
+                Item::Data(_) if kind == Kind::Stalled => {}
+                Item::Data(data) => seen.handle_data(stream, data, now),
+                Item::Block(block) => {
+                    if let Some(value) = block.retry {
+                        retry = std::str::from_utf8(value).ok().and_then(|ms| ms.parse::<u32>().ok()).or(retry);
+                    }
+                    let sign = match kind {
+                        Kind::Stalled => (block.event == b"fanwheel.open").then_some(Sign::Opened),
+                        _ => seen.handle_block(stream, &block, now),
+                    };
+                    match sign {
+                        Some(Sign::Opened) => opened = true,
+                        Some(Sign::Leave(why)) => over = Some(why),
+                        None => {}
+                    }
                 }
             }
         })?;
@@ -226,7 +244,7 @@ mod tests {
         let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         for stream in 0..streams {
             worker.scratch[..head.len()].copy_from_slice(head);
-            worker.handle_read(stream, 0, head.len()).unwrap();
+            worker.handle_read::<false>(stream, 0, head.len()).unwrap();
             worker.readers_seen.begin_life(stream, 1);
         }
         let (mut spent_ns, mut least_ns) = (0, u64::MAX);
@@ -236,7 +254,7 @@ mod tests {
             for stream in 0..streams {
                 worker.scratch[..read.len()].copy_from_slice(&read);
                 let began = Instant::now();
-                worker.handle_read(stream, 0, read.len()).unwrap();
+                worker.handle_read::<false>(stream, 0, read.len()).unwrap();
                 round_ns += began.elapsed().as_nanos() as u64;
             }
             spent_ns += round_ns;
