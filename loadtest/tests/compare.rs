@@ -91,6 +91,42 @@ fn a_broker_that_is_restarted_half_way_costs_nothing_that_is_not_told() {
 }
 
 #[test]
+fn streams_of_durable_topics_miss_nothing_while_they_are_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let figures = dir.path().join("json");
+    for server in ["fanwheel", "fanwheel-redis"] {
+        let mut arguments = vec!["run", "--scenario", "resume", "--start", server, "--streams", "100"];
+        arguments.extend(["--topic-count", "50", "--duration", "2s", "--json", figures.to_str().unwrap()]);
+        let output = loadtest(&arguments);
+        let report = json(&figures);
+        assert_eq!(output.status.code(), Some(0), "{report:#}{}", text(&output.stderr));
+        let (history, deliveries) = (&report["history"], &report["deliveries"]);
+        // 1,000 events on 50 topics; a stream follows ten of them.
+        assert_eq!(
+            (&deliveries["received"], &deliveries["missed_after_close"]),
+            (&20_000.into(), &0.into()),
+            "{server}"
+        );
+        for (name, count) in [("acknowledged", 1_000), ("connections", 200), ("resumed", 100), ("violations", 0)] {
+            assert_eq!(history[name], count, "{server}: {name}: {history:#}");
+        }
+    }
+}
+
+#[test]
+fn a_history_that_went_with_its_broker_is_told_and_that_is_no_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let figures = dir.path().join("json");
+    let mut arguments = vec!["run", "--scenario", "broker-restart", "--durable", "--start", "fanwheel-redis"];
+    arguments.extend(["--streams", "50", "--duration", "3s", "--json", figures.to_str().unwrap()]);
+    let output = loadtest(&arguments);
+    let report = json(&figures);
+    assert_eq!(output.status.code(), Some(0), "{report:#}{}", text(&output.stderr));
+    let history = &report["history"];
+    assert_eq!((&history["history_resets"][0][1], &history["violations"]), (&50.into(), &0.into()), "{history:#}");
+}
+
+#[test]
 fn an_assertion_decides_the_exit_code() {
     let run = |expression: &str| {
         let mut arguments = vec!["run", "--scenario", "broadcast", "--start", "fanwheel", "--assert", expression];

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use super::options::Flags;
 
 /// The scenarios that come with this program.
-const BUILT_IN: [(&str, &str); 12] = [
+const BUILT_IN: [(&str, &str); 13] = [
     ("broadcast", include_str!("../../scenarios/broadcast.toml")),
     ("many-topics", include_str!("../../scenarios/many-topics.toml")),
     ("ticker", include_str!("../../scenarios/ticker.toml")),
@@ -23,6 +23,7 @@ const BUILT_IN: [(&str, &str); 12] = [
     ("slow-readers", include_str!("../../scenarios/slow-readers.toml")),
     ("churn", include_str!("../../scenarios/churn.toml")),
     ("reconnect-storm", include_str!("../../scenarios/reconnect-storm.toml")),
+    ("resume", include_str!("../../scenarios/resume.toml")),
     ("broker-restart", include_str!("../../scenarios/broker-restart.toml")),
 ];
 
