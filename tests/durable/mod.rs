@@ -14,6 +14,8 @@
 //! | Redis falls back to what it saved, or forgets all | `FANWHEEL_TEST_LOSSES` | 2 | 200 | one for each |
 //! | nodes crash | `FANWHEEL_TEST_NODE_KILLS` | 3 | 200 | no reset |
 //! | readers come back after a trim | `FANWHEEL_TEST_TRIMS` | 12 | 1,000 | one for each |
+//! | nodes stand still | `FANWHEEL_TEST_PAUSES` | 2 | not tried | no reset |
+//! | readers read nothing for a while | `FANWHEEL_TEST_NAPS` | 4 | not tried | no reset |
 //! | several at once | `FANWHEEL_TEST_MIXED` (seconds) | 4 | 1,800 | no reset |
 //! | a resume in a long history | `FANWHEEL_TEST_DEPTH` (events) | 5,000 | 1,000,000 | |
 //!
@@ -33,8 +35,11 @@ mod scene;
 mod swarm;
 mod table;
 
+use std::time::Duration;
+
 use checker::history::{Kind, Report};
 
+use crate::common::PATIENCE;
 use fake::{Fake, Flaw};
 use swarm::Nodes;
 
@@ -45,6 +50,19 @@ pub struct Case {
     start: u64,
     count: u64,
     full: bool,
+    /// Events have at most about this many bytes.
+    bytes_max: usize,
+    /// Planted in every node (`src/mutant.rs`).
+    fault: Option<String>,
+    /// What readers are given at the end for what they have yet to read.
+    patience: Duration,
+}
+
+impl Case {
+    /// A small one.
+    fn new(seed: u64, count: u64) -> Case {
+        Case { seed, start: 0, count, full: false, bytes_max: 30_000, fault: None, patience: PATIENCE }
+    }
 }
 
 /// What a row came to.
@@ -72,7 +90,7 @@ impl Outcome {
 /// What the harness says of a stand-in.
 fn judge(flaw: Flaw, count: u64, row: fn(&Nodes, &Case) -> Outcome) -> Outcome {
     let fake = Fake::start(3, flaw);
-    let outcome = row(&fake.nodes, &Case { seed: 1, start: 0, count, full: false });
+    let outcome = row(&fake.nodes, &Case::new(1, count));
     println!("{flaw:?}: {}{}", outcome.report, outcome.figures);
     outcome
 }

@@ -1,5 +1,6 @@
 //! Rows that need nothing but nodes: what readers do, and what leaves by itself.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use checker::history::{Cause, Fault, Position, Report, Stamp, Topic};
@@ -18,7 +19,7 @@ impl Case {
     fn plan(&self, prefix: &str) -> Plan {
         let (topics, rate) = if self.full { (1_000, 500) } else { (6, 200) };
         let topics = (0..topics).map(|number| format!("{prefix}.{number}")).collect();
-        Plan { topics, rate, seed: self.seed, bytes_max: 30_000 }
+        Plan { topics, rate, seed: self.seed, bytes_max: self.bytes_max }
     }
 
     fn readers(&self) -> usize {
@@ -27,7 +28,11 @@ impl Case {
 
     pub fn start(&self, nodes: &Nodes) -> Scene {
         let each = if self.full { 50..=50 } else { 1..=4 };
-        Scene::start(nodes, &self.plan("d"), self.readers(), each)
+        self.begin(nodes, &self.plan("d"), self.readers(), each)
+    }
+
+    fn begin(&self, nodes: &Nodes, plan: &Plan, readers: usize, each: RangeInclusive<usize>) -> Scene {
+        Scene { patience: self.patience, ..Scene::start(nodes, plan, readers, each) }
     }
 
     /// The numbers of its faults, each with chance of its own: a run can be taken up in the middle.
@@ -75,12 +80,24 @@ pub fn nap(scene: &mut Scene, rng: &mut fastrand::Rng) {
     }
 }
 
+/// Readers read a little now and then, and sometimes nothing for longer than a node's log reaches back.
+pub fn naps(nodes: &Nodes, case: &Case) -> Outcome {
+    let mut scene = case.start(nodes);
+    for (_, mut rng) in case.faults() {
+        for number in 0..scene.swarm.len() {
+            scene.swarm.nap(number, Duration::from_millis(rng.u64(100..800)));
+        }
+        scene.run_for(Duration::from_millis(500));
+    }
+    Outcome::of(scene.finish())
+}
+
 /// Readers stay away until some of what they had not read is gone, and come back: each is told once.
 pub fn trims(nodes: &Nodes, case: &Case) -> Outcome {
     let topics: Vec<String> = ["kept.0", "kept.1", "kept.2", "aged.0", "aged.1", "aged.2"].map(str::to_owned).to_vec();
     let plan = Plan { rate: if case.full { 500 } else { 300 }, topics: topics.clone(), ..case.plan("") };
     // These stay, and read on meanwhile.
-    let mut scene = Scene::start(nodes, &plan, 6, 1..=3);
+    let mut scene = case.begin(nodes, &plan, 6, 1..=3);
     for (from, kept) in [(0, Some(KEPT)), (3, None)] {
         let topics = topics[from..from + 3].iter().filter_map(|name| scene.swarm.log.topic(name)).collect();
         let cause = Cause::Trim { kept };

@@ -20,6 +20,8 @@ const EARLIER: u64 = 60;
 pub struct Scene {
     pub swarm: Swarm,
     pub publisher: Publisher,
+    /// What everybody is given to read to the end.
+    pub patience: Duration,
 }
 
 impl Scene {
@@ -29,7 +31,7 @@ impl Scene {
         let mut rng = fastrand::Rng::with_seed(plan.seed);
         let swarm = Swarm::new(&plan.topics, Arc::clone(nodes), plan.seed);
         let earlier = Plan { seed: !plan.seed, ..plan.clone() };
-        let mut scene = Scene { swarm, publisher: Publisher::start(nodes, &earlier) };
+        let mut scene = Scene { swarm, publisher: Publisher::start(nodes, &earlier), patience: PATIENCE };
         scene.run_until("a history", |scene| scene.publisher.stored() >= EARLIER);
         scene.publisher.end();
         scene.run_until("publishers to settle what they have", |scene| scene.publisher.has_ended());
@@ -81,9 +83,9 @@ impl Scene {
     pub fn finish(mut self) -> Report {
         self.publisher.end();
         self.run_until("publishers to settle what they have", |scene| scene.publisher.has_ended());
-        let Scene { mut swarm, publisher } = self;
+        let Scene { mut swarm, publisher, patience } = self;
         let ends = publisher.publish_ends(&mut swarm.log);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         while swarm.has_reached(&ends) < swarm.len() && Instant::now() < deadline {
             swarm.turn(TURN);
         }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
+use rustix::process::Signal;
+
 use super::super::rows::KEPT;
 use super::super::swarm::Nodes;
 use crate::common::{Launch, RedisServer, TestServer};
@@ -27,33 +29,37 @@ kind = "durable"
 history_events = 2000000
 log_events = 32
 "#;
+
 /// See the module. Nodes end before their Redis.
 pub struct Cluster {
     servers: Vec<Option<TestServer>>,
     pub nodes: Nodes,
     redis: Option<RedisServer>,
+    /// Planted in each node (`src/mutant.rs`); `None` in sound ones.
+    fault: Option<String>,
 }
 
 impl Cluster {
     /// So many nodes on a Redis that keeps what it has acknowledged.
-    pub fn on_redis(count: usize) -> Cluster {
+    pub fn on_redis(count: usize, fault: Option<&str>) -> Cluster {
         let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-        Cluster::start(count, Some(redis))
+        Cluster::start(count, Some(redis), fault)
     }
 
     /// So many nodes on a Redis that keeps what it is told to save.
-    pub fn on_forgetful_redis(count: usize) -> Cluster {
-        Cluster::start(count, Some(RedisServer::start()))
+    pub fn on_forgetful_redis(count: usize, fault: Option<&str>) -> Cluster {
+        Cluster::start(count, Some(RedisServer::start()), fault)
     }
 
     /// One node, without a Redis.
-    pub fn embedded() -> Cluster {
-        Cluster::start(1, None)
+    pub fn embedded(fault: Option<&str>) -> Cluster {
+        Cluster::start(1, None, fault)
     }
 
-    fn start(count: usize, redis: Option<RedisServer>) -> Cluster {
+    fn start(count: usize, redis: Option<RedisServer>, fault: Option<&str>) -> Cluster {
         let nodes = Arc::new(Mutex::new(vec![None; count]));
-        let mut cluster = Cluster { servers: (0..count).map(|_| None).collect(), nodes, redis };
+        let servers = (0..count).map(|_| None).collect();
+        let mut cluster = Cluster { servers, nodes, redis, fault: fault.map(str::to_owned) };
         (0..count).for_each(|node| cluster.start_node(node));
         cluster
     }
@@ -81,13 +87,30 @@ impl Cluster {
             Some(redis) => launch.flag("--redis", &redis.url()),
             None => launch,
         };
-        let launch = match std::env::var("FANWHEEL_TEST_MUTANT") {
-            Ok(mutant) => launch.variable("FANWHEEL_MUTANT", &mutant),
-            Err(_) => launch,
+        let launch = match &self.fault {
+            Some(fault) => launch.variable("FANWHEEL_MUTANT", fault),
+            None => launch,
         };
         let server = launch.start();
         self.nodes.lock().unwrap()[node] = Some(server.public);
         self.servers[node] = Some(server);
+    }
+
+    /// Stops a node in its tracks. Nobody connects to it any more; the kernel goes on answering for it.
+    pub fn pause_node(&mut self, node: usize) {
+        self.nodes.lock().unwrap()[node] = None;
+        self.node(node).signal(Signal::STOP);
+    }
+
+    /// Lets clients connect to a node that stands still.
+    pub fn show_node(&mut self, node: usize) {
+        self.nodes.lock().unwrap()[node] = Some(self.node(node).public);
+    }
+
+    /// Ends `pause_node`.
+    pub fn unpause_node(&mut self, node: usize) {
+        self.show_node(node);
+        self.node(node).signal(Signal::CONT);
     }
 
     /// Ends a node as a crash would.

@@ -101,6 +101,29 @@ pub fn node_kills(cluster: &mut Cluster, case: &Case) -> Outcome {
     Outcome::of(scene.finish())
 }
 
+/// Nodes stand still, one at a time, and go on with much to make up for. Every other one finds its connections to Redis
+/// gone; the others have readers come who are ahead of them.
+pub fn pauses(cluster: &mut Cluster, case: &Case) -> Outcome {
+    let mut scene = case.start(&cluster.nodes);
+    for (number, mut rng) in case.faults() {
+        let node = rng.usize(..cluster.len());
+        cluster.pause_node(node);
+        if number % 2 == 0 {
+            kill_clients(cluster, "pubsub");
+        }
+        scene.let_flow(200, 100);
+        cluster.show_node(node);
+        for _ in 0..8 {
+            cut(&mut scene, rng.u64(..SWEPT_BYTES), &mut rng);
+        }
+        scene.run_for(Duration::from_millis(150));
+        cluster.unpause_node(node);
+        scene.let_flow(20, 20);
+        scene.run_for(SETTLING);
+    }
+    Outcome::of(scene.finish())
+}
+
 /// Everything but loss, at once, for so many seconds.
 pub fn mixed(cluster: &mut Cluster, case: &Case) -> Outcome {
     let mut scene = case.start(&cluster.nodes);
