@@ -25,7 +25,7 @@
 //! `FANWHEEL_TEST_SEED` decides which, and each fault; `FANWHEEL_TEST_START` is the first fault's number.
 //! `FANWHEEL_TEST_RECORD` names a file that gets a line per row: commit, row, seed, start, number of faults,
 //! violations, figures. `FANWHEEL_TEST_MUTANT` plants a fault in every node (`src/mutant.rs`): the rows it concerns
-//! must fail.
+//! must fail. `FANWHEEL_TEST_WIRE_MUTANTS=1` plants one after the other (`table/planted.rs`).
 
 mod decode;
 mod fake;

@@ -3,6 +3,8 @@
 mod cluster;
 mod crashes;
 mod depth;
+#[cfg(fanwheel_mutants)]
+mod planted;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
