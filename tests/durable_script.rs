@@ -281,7 +281,8 @@ fn exactly_so_many_events_are_kept_and_exactly_so_old_ones() {
     assert_eq!(script.numbers_of("count"), ids[2..].iter().map(|id| stamp(id).to_owned()).collect::<Vec<_>>());
 
     // The clock is set ahead, so that the ages are known to the millisecond.
-    let start = number(&ids[4]).0 + DAY_MS;
+    // Age is looked at with the first event of a second.
+    let start = (number(&ids[4]).0 + DAY_MS) / 1_000 * 1_000;
     for ms in [start, start + 1, start + 2] {
         script.set_clock("last", &format!("{ms}-0"));
         script.publish(keep("age", 1_000, 0));
@@ -293,6 +294,13 @@ fn exactly_so_many_events_are_kept_and_exactly_so_old_ones() {
         [format!("{}-1", start + 1), format!("{}-1", start + 2), format!("{}-1", start + 1_001)],
         "1,000 ms old stays, 1,001 ms old leaves"
     );
+    let mut left = Vec::new();
+    for ms in [start + 1_500, start + 1_999, start + 2_000] {
+        script.set_clock("last", &format!("{ms}-0"));
+        script.publish(keep("age", 1_000, 1));
+        left.push(script.numbers_of("age").len());
+    }
+    assert_eq!(left, [4, 5, 2], "within a second nothing leaves for its age, then all that is too old");
 }
 
 #[test]
@@ -300,13 +308,13 @@ fn age_is_kept_too_where_redis_cannot_trim_by_it() {
     // As before 6.2: without the command that has the option.
     let mut script = Script::start_with(&["--rename-command", "XTRIM", ""]);
     let first = script.publish(event("a", "first"));
-    let start = number(&first).0 + DAY_MS;
+    let start = (number(&first).0 + DAY_MS) / 1_000 * 1_000;
     let many: Vec<Event> = (0..40).map(|_| event("a", "x")).collect();
     script.publish_all(&many);
     script.set_clock("last", &format!("{start}-5"));
     let kept = script.publish(Event { age_ms: 0, ..event("a", "kept") });
-    script.set_clock("last", &format!("{}-0", start + 10));
-    let last = script.publish(Event { age_ms: 10, ..event("a", "last") });
+    script.set_clock("last", &format!("{}-0", start + 1_000));
+    let last = script.publish(Event { age_ms: 1_000, ..event("a", "last") });
     assert_eq!(script.numbers_of("a"), [stamp(&kept), stamp(&last)]);
 }
 
@@ -442,10 +450,96 @@ fn who_may_not_publish_on_the_channel_stores_nothing() {
     script.publish(event("a", "x"));
     script.redis(&["ACL", "SETUSER", "u", "on", "nopass", "~*", "&c:b", "+@all"]);
     script.redis(&["AUTH", "u", "any"]);
-    let outcomes = script.publish_all(&[event("a", "1").once("k"), event("b", "2")]);
+    let first = script.redis(&["HGET", INDEX, "a"]).text();
+    let events = [event("a", "1").once("k"), event("b", "2"), event("c", "3"), event("a", "4")];
+    let outcomes = script.publish_all(&events);
     assert!(outcomes[0].starts_with("NOPERM ") && tag(&outcomes[1]).len() == 4, "{outcomes:?}");
     assert_eq!((script.entries("a").len(), script.entries("b").len()), (1, 1));
+    // Events of `a` follow the one that was stored, those of `c` none.
+    assert_eq!(script.redis(&["HGET", INDEX, "a"]).text(), first);
+    assert_eq!(script.redis(&["HGET", INDEX, "b"]).text(), stamp(&outcomes[1]));
+    assert_eq!(script.redis(&["HEXISTS", INDEX, "c"]).integer(), 0);
     assert_eq!(script.redis(&["EXISTS", "k:{0}:i:a:k"]).integer(), 0);
+}
+
+#[test]
+fn a_batch_leaves_in_the_index_what_it_has_stored() {
+    let mut script = Script::start();
+    let first = script.publish(event("a", "one").once("k"));
+    let outcomes = script.publish_all(&[event("a", "two"), event("a", "one").once("k"), event("a", "x").once("k")]);
+    assert_eq!(outcomes[1], first);
+    assert!(outcomes[2].starts_with("CONFLICT "));
+    assert_eq!(script.redis(&["HGET", INDEX, "a"]).text(), stamp(&outcomes[0]));
+    assert_eq!(script.publish(event("a", "one").once("k")), first, "alone it is the last");
+    let later = script.publish(event("a", "three"));
+    assert_eq!(script.entries("a")[2].1, message(&later, stamp(&outcomes[0]), &event("a", "three")));
+}
+
+#[test]
+fn where_nothing_can_be_written_nothing_is_stored() {
+    let mut script = Script::start();
+    script.publish(event("b", "z"));
+    script.redis(&["CONFIG", "SET", "maxmemory", "1"]);
+    let outcome = script.publish_all(&[event("a", "x").once("k"), event("b", "y")]);
+    assert!(outcome.iter().all(|outcome| outcome.starts_with("OOM ")), "{outcome:?}");
+    script.redis(&["CONFIG", "SET", "maxmemory", "0"]);
+    script.redis(&["REPLICAOF", "127.0.0.1", "1"]);
+    let outcome = script.publish_all(&[event("a", "x").once("k"), event("b", "y")]);
+    assert!(outcome.iter().all(|outcome| outcome.starts_with("READONLY ")), "{outcome:?}");
+    script.redis(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(script.redis(&["EXISTS", &stream("a"), "k:{0}:i:a:k"]).integer(), 0);
+    assert_eq!((script.entries("b").len(), script.redis(&["HLEN", INDEX]).integer()), (1, 2));
+}
+
+#[test]
+fn topics_are_utf_8() {
+    let mut script = Script::start();
+    let mut outcome = |topic: &[u8]| {
+        let (clock, index, stream) = (CLOCK.as_bytes(), INDEX.as_bytes(), [b"k:{0}:s:", topic].concat());
+        let sha = script.sha.clone();
+        let words: [&[u8]; 15] = [
+            b"EVALSHA",
+            sha.as_bytes(),
+            b"3",
+            clock,
+            index,
+            &stream,
+            b"publish",
+            b"",
+            b"abcdefghijklmnop",
+            b"c:",
+            b"",
+            b"",
+            b"\xff",
+            b"10",
+            b"0",
+        ];
+        let reply = script.client.command(&[&words[..], &[b"0"]].concat());
+        texts(&reply).remove(2)
+    };
+    for good in ["é", "\u{7ff}\u{800}x\u{fffd}", "\u{d7ff}\u{e000}", "\u{10000}/\u{10ffff}", "\u{a0}"] {
+        assert!(!outcome(good.as_bytes()).starts_with("ERR "), "{good}");
+    }
+    let bad: [&[u8]; 14] = [
+        b"\xff",
+        b"a\x80",
+        b"\xc3",
+        b"\xc3a\xa9",
+        b"\xc0\x80",
+        b"\xc1\xbf",
+        b"\xe0\x9f\xbf",
+        b"\xed\xa0\x80",
+        b"\xe2\x82",
+        b"\xe2\x82\xc3\xa9",
+        b"\xf0\x8f\xbf\xbf",
+        b"\xf4\x90\x80\x80",
+        b"\xf5\x80\x80\x80",
+        b"\xc3\xa9\xa9",
+    ];
+    for bad in bad {
+        assert!(std::str::from_utf8(bad).is_err());
+        assert_eq!(outcome(bad), "ERR a topic is UTF-8", "{bad:?}");
+    }
 }
 
 #[test]
@@ -475,6 +569,7 @@ fn what_is_too_long_or_reserved_is_refused_alone() {
         event("$x", ""),
         event("a\nb", ""),
         event("a\u{85}", ""),
+        event("\u{e9}\n", ""),
         event("a.*", ""),
         event("**/a", ""),
         event("a", "").named(long(129).as_bytes()),
@@ -592,6 +687,55 @@ fn pages_are_bounded_and_say_whether_there_is_more() {
     let all = tail(&mut script, "1000", "100000", stamp(&ids[49]));
     assert_eq!((all.len(), &all[1][..]), (52, "0"));
     assert_eq!(tail(&mut script, "1000", "1", stamp(&ids[49])).len(), 3, "at least one");
+}
+
+#[test]
+fn what_cannot_be_read_is_a_page_without_messages_and_says_why() {
+    let mut script = Script::start();
+    let ids = script.publish_all(&[event("a", "x"), event("bad", "x"), event("odd", "x"), event("odd", "y")]);
+    script.redis(&["DEL", &stream("bad")]);
+    script.redis(&["SET", &stream("bad"), "a text"]);
+    script.redis(&["HSET", INDEX, "odd", "1-2-3"]);
+    let keys = [stream("bad"), stream("a"), stream("odd")];
+    for (operation, arguments) in [("after", &["0-0", "0-0", "0-0"][..]), ("tail", &["9", stamp(&ids[3])])] {
+        let reply = script.call(operation, &keys, &[&["1000", "1000"], arguments].concat());
+        let (bad, a, odd) = (texts(&reply[4]), texts(&reply[5]), texts(&reply[6]));
+        assert!(bad.len() == 2 && bad[0] == stamp(&ids[1]) && bad[1].starts_with("WRONGTYPE "), "{bad:?}");
+        assert_eq!((a.len(), &a[1][..]), (3, "0"));
+        // It may have had events up to the newest of all, and that is in the index now.
+        assert_eq!((odd.len(), &odd[0][..], &odd[1][..]), (4, stamp(&ids[3]), "0"));
+        assert_eq!(script.redis(&["HGET", INDEX, "odd"]).text(), stamp(&ids[3]));
+    }
+    let upto = stamp(&ids[3]);
+    let reply = script.call("numbers", &keys[..2], &["1000", "5", "0-0", upto, upto]);
+    assert!(texts(&reply[4]).len() == 1 && texts(&reply[4])[0].starts_with("WRONGTYPE "), "{reply:?}");
+    assert_eq!(texts(&reply[5])[1..], [stamp(&ids[0])]);
+    let reply = script.call("newest", &[], &["a", "none", "bad"]);
+    let pages: Vec<Vec<String>> = reply[4..].iter().map(texts).collect();
+    assert_eq!(pages, [[stamp(&ids[0]), "0"], ["0-0", "0"], [stamp(&ids[1]), "0"]]);
+    assert_eq!(script.redis(&["HGET", INDEX, ""]).text(), script.clock("epoch").unwrap(), "no topic's");
+}
+
+#[test]
+fn entries_that_were_added_by_hand_stop_no_read() {
+    let mut script = Script::start();
+    let first = script.publish(event("a", "x"));
+    let ms = number(&first).0;
+    let huge = u64::MAX;
+    for n in (0..20).rev() {
+        script.redis(&["XADD", &stream("a"), &format!("{}-{}", ms + 1, huge - n), "m", "by hand"]);
+    }
+    for n in (0..20).rev() {
+        script.redis(&["XADD", &stream("a"), &format!("{}-{huge}", huge - n), "m", "by hand"]);
+    }
+    let keys = [stream("a")];
+    let page = |script: &mut Script, bytes: &str| texts(&script.call("after", &keys, &[bytes, "99999", "0-0"])[4]);
+    assert!(page(&mut script, "99999").len() > 2 && page(&mut script, "1").len() == 3);
+    let upto = format!("{}-0", ms + 2);
+    let reply = script.call("tail", &keys, &["99999", "99999", "100", &upto]);
+    assert!(texts(&reply[4]).last().unwrap().ends_with('x') || texts(&reply[4])[2].contains(&first), "{reply:?}");
+    let reply = script.call("numbers", &keys, &["99999", "100", "0-0", &upto]);
+    assert_eq!(texts(&reply[4]).last().unwrap(), stamp(&first));
 }
 
 #[test]
