@@ -1,5 +1,7 @@
 //! Durable topics on a real Redis: stored, read again, and told when they are lost.
 
+mod manual;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -7,8 +9,9 @@ use serde_json::{Value, json};
 
 use crate::common::fetch::Answer;
 use crate::common::node::Node;
+use crate::common::proxy::{Cut, Way, Who};
 use crate::common::redis::{RedisServer, Reply};
-use crate::common::{Launch, Stream, get, post, request, wait_for, wait_until};
+use crate::common::{Launch, Proxy, Stream, get, post, request, wait_for, wait_until};
 
 fn launch() -> Launch {
     Launch::serve().config("[[class]]\npattern = 'd.*'\nkind = 'durable'\nhistory_events = 1000\n")
@@ -161,20 +164,25 @@ fn what_redis_refuses_is_refused_and_nothing_is_stored() {
 
 #[test]
 fn with_an_idempotency_key_an_answer_that_was_lost_is_asked_for_again() {
-    let node = node();
+    let redis = RedisServer::start();
+    let proxy = Proxy::start(redis.address);
+    let node = Node { server: launch().flag("--redis", &proxy.url()).start(), redis: Some(redis) };
     let key = [("idempotency-key", "a:b%")];
     let first = id_of(&request(node.server.public, "POST", "/topics/d.a", &key, b"x"));
     assert_eq!(id_of(&request(node.server.public, "POST", "/topics/d.a", &key, b"x")), first);
     request(node.server.public, "POST", "/topics/d.a", &key, b"y").problem(422);
 
-    node.redis().pause();
+    // Records are looked up by the script alone, once for each call with a key.
+    let before = calls(&node, "get");
+    proxy.hold(Who::Others, Way::Down);
     let to = node.server.public;
     let named = thread::spawn(move || request(to, "POST", "/topics/d.a", &[("idempotency-key", "2")], b"z"));
-    // Paced: the first call is given up after 2 s, a new link after 1 s more.
-    thread::sleep(Duration::from_millis(2_400));
-    node.redis().unpause();
-    let second = id_of(&named.join().unwrap());
     let mut client = node.redis().client();
+    wait_until("it to be stored", || client.command(&[b"XLEN", b"fanwheel:{0}:s:d.a"]) == Reply::Integer(2));
+    proxy.cut(Cut::Reset);
+    proxy.heal();
+    let second = id_of(&named.join().unwrap());
+    assert_eq!(calls(&node, "get") - before, 2, "it was asked for again");
     assert_eq!(client.command(&[b"XLEN", b"fanwheel:{0}:s:d.a"]), Reply::Integer(2), "stored once");
     assert!(number(&first) < number(&second));
 }
@@ -235,30 +243,4 @@ fn the_place_of_large_events_is_found_in_pieces() {
     stream.expect_open();
     // Where it begins is found by all of them.
     assert!(next(&mut stream).1 == data(3));
-}
-
-#[test]
-fn the_rights_that_are_documented_are_enough() {
-    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/REDIS.md")).unwrap();
-    let line = manual.lines().find(|line| line.starts_with("ACL SETUSER fanwheel ")).expect("a line to copy");
-    let redis = RedisServer::start();
-    let words: Vec<String> = line.split(' ').map(|word| word.trim_matches('\'').to_owned()).collect();
-    let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
-    redis.client().command(&words);
-    let url = redis.url().replace("redis://", "redis://fanwheel:secret@");
-    let node = Node { server: launch().flag("--redis", &url).start(), redis: Some(redis) };
-    let first = publish(&node, "d.a", "one");
-    let key = [("idempotency-key", "k")];
-    id_of(&request(node.server.public, "POST", "/topics/d.a", &key, b"two"));
-    id_of(&request(node.server.public, "POST", "/topics/d.a", &key, b"two"));
-    let mut client = node.redis().client();
-    client.command(&[b"HSET", b"fanwheel:{0}:clock", b"run", b"another"]);
-    client.command(&[b"SCRIPT", b"FLUSH"]);
-    let mut stream = Stream::begin(node.server.public, "topic=d.a&last=2");
-    stream.expect_open();
-    assert_eq!([next(&mut stream).1, next(&mut stream).1], ["one", "two"]);
-    let mut stream = Stream::begin(node.server.public, &format!("topic=d.a&last_event_id={first}"));
-    stream.expect_open();
-    assert_eq!(next(&mut stream).1, "two");
-    assert!(!node.server.log().contains("WARN Redis refuses"), "{}", node.server.log());
 }
