@@ -1,6 +1,7 @@
 //! Durable topics on a real Redis: stored, read again, and told when they are lost.
 
 mod manual;
+mod refused;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use crate::common::fetch::Answer;
 use crate::common::node::Node;
 use crate::common::proxy::{Cut, Way, Who};
 use crate::common::redis::{RedisServer, Reply};
+use crate::common::server::TestServer;
 use crate::common::{Launch, Proxy, Stream, get, post, request, wait_for, wait_until};
 
 fn launch() -> Launch {

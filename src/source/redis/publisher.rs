@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, PushInfo, PushKind, RedisError, Value};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::clock::Clock;
@@ -33,7 +33,7 @@ use crate::engine::{Archive, Publication, Publish, PublishError, Published, Publ
 use crate::event::{Event, EventId, Tag};
 use crate::metrics::SourceCounters;
 use crate::source::redis::batches::Batches;
-use crate::source::redis::reader::READS_AT_ONCE;
+use crate::source::redis::reader::Reads;
 use crate::source::redis::scripts::Reply;
 use crate::source::redis::server::Server;
 use crate::source::redis::stored::Foreign;
@@ -66,8 +66,7 @@ pub(super) struct Shared {
     /// Events that were to be published so far.
     pub(super) asked: Cell<u64>,
     pub(super) batches: Batches,
-    /// Places for reads under way.
-    pub(super) reads: Semaphore,
+    pub(super) reads: Reads,
     /// The highest id that was acknowledged, until it is known to be safe or lost.
     pub(super) acknowledged: Cell<Option<EventId>>,
 }
@@ -93,6 +92,13 @@ struct Up {
     run: Rc<RefCell<String>>,
 }
 
+/// Why a call of the script came to nothing.
+pub(super) struct Failed {
+    pub(super) error: PublishError,
+    /// What Redis itself said, if it did: then nothing was done.
+    pub(super) said: Option<RedisError>,
+}
+
 impl Publisher {
     /// Connects when the first event or probe is published.
     #[must_use]
@@ -115,7 +121,7 @@ impl Publisher {
             refusing_script: Cell::new(false),
             asked: Cell::new(0),
             batches: Batches::default(),
-            reads: Semaphore::new(READS_AT_ONCE),
+            reads: Reads::default(),
             acknowledged: Cell::new(None),
         }))
     }
@@ -243,7 +249,19 @@ impl Shared {
         keys: &[String],
         add_arguments: impl FnOnce(&mut Cmd),
     ) -> Result<Reply, PublishError> {
-        let up = self.link().await.map_err(|trouble| PublishError::Refused(trouble.refusal()))?;
+        let called = self.try_call(operation, keys, add_arguments).await;
+        self.warn_if_failed(operation, called).map_err(|failed| failed.error)
+    }
+
+    /// As [`Shared::call`]; what Redis refuses is not logged.
+    pub(super) async fn try_call(
+        self: &Rc<Self>,
+        operation: &str,
+        keys: &[String],
+        add_arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<Reply, Failed> {
+        let link = self.link().await;
+        let up = link.map_err(|trouble| Failed { error: PublishError::Refused(trouble.refusal()), said: None })?;
         let mut call = self.config.keys.call(operation, keys, &up.run.borrow());
         add_arguments(&mut call);
         match scripts::run(&mut up.connection.clone(), &call).await {
@@ -254,12 +272,19 @@ impl Shared {
                 Ok(reply)
             }
             Err(error) => {
-                if is_refusal(&error) {
-                    self.warn_of_script(operation, &error);
-                }
-                Err(self.failure(&up, &error))
+                let failure = self.failure(&up, &error);
+                Err(Failed { error: failure, said: is_refusal(&error).then_some(error) })
             }
         }
+    }
+
+    /// Logs what Redis refused.
+    pub(super) fn warn_if_failed<T>(&self, operation: &str, called: Result<T, Failed>) -> Result<T, Failed> {
+        called.inspect_err(|failed| {
+            if let Some(error) = &failed.said {
+                self.warn_of_script(operation, error);
+            }
+        })
     }
 
     /// Asks Redis something that changes nothing; `None` when there is no answer.
