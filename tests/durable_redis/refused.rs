@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// Everything but the script.
+const LIVE_RIGHTS: &str = "ACL SETUSER fanwheel on >secret resetchannels &fanwheel:* -@all +hello +subscribe \
+                           +unsubscribe +publish";
+
 fn set_user(redis: &RedisServer, line: &str) {
     let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
     redis.client().command(&words);
@@ -113,6 +117,49 @@ fn a_topic_whose_key_is_forbidden_keeps_no_other_waiting() {
     let log = limited.log();
     assert_eq!(log.matches("history cannot be read").count(), 1, "{log}");
     assert!(log.contains("no permissions") && !log.contains("refuses the script"), "{log}");
+}
+
+#[test]
+fn a_node_whose_script_is_refused_is_not_ready_and_says_the_remedy() {
+    let redis = RedisServer::start();
+    set_user(&redis, LIVE_RIGHTS);
+    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PROTOCOL.md")).unwrap();
+    let plain: Vec<&str> = LIVE_RIGHTS.split(' ').collect();
+    let written = manual.lines().find(|line| line.contains("ACL SETUSER fanwheel ")).expect("a line to copy");
+    assert!(written.replace('\'', "").ends_with(&plain.join(" ")), "{written}");
+
+    let server = node_as_user(&redis);
+    let is_told = || {
+        let reasons = server.wait_not_ready();
+        reasons.into_iter().find(|reason| reason.contains("refuses the script"))
+    };
+    let reason = wait_for("the reason", is_told);
+    assert!(
+        reason.contains("no permissions") && reason.contains("ACL SETUSER <user> '~fanwheel:{0}:*' +evalsha"),
+        "{reason}"
+    );
+    // Live topics are served.
+    let mut live = Stream::open(&server, "topic=live");
+    assert_eq!(post(server.public, "/topics/live", b"x").status(), 202);
+    assert_eq!(live.next_data(), "x");
+
+    // The line in the sentence is enough.
+    let line = reason.split("allow it: ").nth(1).expect("a remedy").replace('\'', "").replace("<user>", "fanwheel");
+    set_user(&redis, &line);
+    server.wait_ready();
+    let node = Node { server, redis: Some(redis) };
+    let mut stream = Stream::open(&node.server, "topic=d.a");
+    publish(&node, "d.a", "one");
+    assert_eq!(next(&mut stream).1, "one");
+    // Taken away again while it runs: with the next marker that is asked for.
+    set_user(node.redis(), "ACL SETUSER fanwheel -evalsha");
+    let _waits = Stream::begin(node.server.public, "topic=d.b");
+    wait_for("the reason", || {
+        let reasons = node.server.wait_not_ready();
+        reasons.into_iter().find(|reason| reason.contains("refuses the script"))
+    });
+    set_user(node.redis(), "ACL SETUSER fanwheel +evalsha");
+    node.server.wait_ready();
 }
 
 #[test]

@@ -176,15 +176,21 @@ impl Publisher {
         }
     }
 
-    /// Has a marker published on a channel: the answer to this question of this connection.
-    ///
-    /// # Errors
-    /// When it was not, or perhaps not.
-    pub async fn barrier(&self, channel: &str, generation: u32, question: u64) -> Result<(), PublishError> {
+    /// Has a marker published on a channel: the answer to this question of this connection. Fails when it was not, or
+    /// perhaps not.
+    pub(super) async fn barrier(&self, channel: &str, generation: u32, question: u64) -> Result<(), Failed> {
         let arguments = |call: &mut Cmd| {
             call.arg(channel).arg(format!("{generation}.{question}"));
         };
-        self.0.call("barrier", &[], arguments).await.map(|_| ())
+        self.0.warn_if_failed("barrier", self.0.try_call("barrier", &[], arguments).await).map(|_| ())
+    }
+
+    /// Asks for the place the history has got to, as every read does: whether Redis lets the script work.
+    pub(super) async fn try_script(&self) -> Result<(), Failed> {
+        let arguments = |call: &mut Cmd| {
+            call.arg(&[0, 0]);
+        };
+        self.0.warn_if_failed("after", self.0.try_call("after", &[], arguments).await).map(|_| ())
     }
 
     /// Tells all nodes that events beyond the fence of an incarnation are lost.

@@ -48,6 +48,11 @@ impl Keys {
         format!("{}:s:{topic}", self.base)
     }
 
+    /// All of them, as an ACL names them.
+    pub(super) fn pattern(&self) -> String {
+        format!("{}:*", self.base)
+    }
+
     /// The record of an idempotency key. In its last part the parting `:` is escaped, so that topic `a:b` with key `c`
     /// and topic `a` with key `b:c` have two.
     pub(super) fn record(&self, topic: &Topic, idempotency_key: &str) -> String {

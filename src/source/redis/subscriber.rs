@@ -33,7 +33,7 @@ use crate::engine::{Confirmation, Inbound, Wish};
 use crate::metrics::SourceCounters;
 use crate::source::redis::RedisConfig;
 use crate::source::redis::probe::{Probe, Signs, Step, TICK};
-use crate::source::redis::publisher::Publisher;
+use crate::source::redis::publisher::{Failed, Publisher};
 use crate::source::redis::pushes::{Pushes, read_probe};
 use crate::source::redis::server::Server;
 use crate::source::redis::trouble::Trouble;
@@ -48,7 +48,7 @@ const PAUSE: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::f
 const LIVED: Duration = Duration::from_secs(1);
 /// How long the first probe of a connection may take, its subscription included.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
-/// How soon a marker that was refused is asked for again.
+/// How soon a call of the script that was refused is made again.
 const BARRIER_RETRY: Duration = Duration::from_millis(200);
 /// How often a full inbox is tried again, when a connection's coming or going must be told.
 const INBOX_RETRY: Duration = Duration::from_millis(5);
@@ -266,7 +266,7 @@ impl Subscriber {
         let trouble = tokio::select! {
             trouble = self.pass_wishes(connection.clone()) => trouble,
             trouble = self.watch(connection, server, seen) => trouble,
-            () = self.ask_markers() => unreachable!("it goes on for ever"),
+            () = self.ask_markers(server) => unreachable!("it goes on for ever"),
             () = seen.ended.notified() => closed(),
         };
         self.generation.fetch_add(1, Ordering::Relaxed);
@@ -296,17 +296,37 @@ impl Subscriber {
     }
 
     /// Has markers published for this connection, one at a time.
-    async fn ask_markers(&self) {
+    async fn ask_markers(&self, server: &Server) {
         let generation = self.generation.load(Ordering::Relaxed);
         let channel = self.config.marker_channel(self.shard);
+        if self.config.has_histories() {
+            // Not only with the first reader: until then the node would look ready.
+            self.until_accepted(server, async || self.publisher.try_script().await).await;
+        }
         loop {
             let Some(question) = self.wishes.take_barrier(generation) else {
                 self.wishes.0.barrier_arrived.notified().await;
                 continue;
             };
-            while self.publisher.barrier(&channel, generation, question).await.is_err() {
-                tokio::time::sleep(BARRIER_RETRY).await;
+            self.until_accepted(server, async || self.publisher.barrier(&channel, generation, question).await).await;
+        }
+    }
+
+    /// Calls the script until that succeeds. While Redis refuses it no durable stream can open: readiness says why.
+    async fn until_accepted(&self, server: &Server, attempt: impl AsyncFn() -> Result<(), Failed>) {
+        let mut told = None;
+        while let Err(failed) = attempt().await {
+            if let Some(error) = failed.said {
+                let lacks = (error.code() == Some("NOPERM")).then(|| self.config.keys.pattern());
+                let why = Trouble::ScriptRefused { lacks, error: error.to_string() }.sentence(&self.config.shown);
+                self.counters.tell_trouble(why.clone());
+                told = Some(why);
             }
+            tokio::time::sleep(BARRIER_RETRY).await;
+        }
+        // What else was told since is not over.
+        if told.is_some() && self.counters.told().trouble == told {
+            self.tell_connected(server);
         }
     }
 

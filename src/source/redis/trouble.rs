@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
 
+/// What a user needs for the script, besides the rights for live topics, as `ACL SETUSER` takes it.
+const SCRIPT_RIGHTS: &str = "+evalsha +script|load +hscan +info +time +type +unlink +del +get +set +hget +hmget +hset \
+                             +hdel +xadd +xdel +xtrim +xrange +xrevrange";
+
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
@@ -22,6 +26,13 @@ pub enum Trouble {
     ProbeRefused {
         /// The channel's name, up to what is random.
         channel: String,
+        /// What Redis said.
+        error: String,
+    },
+    /// It does not let the script of durable topics work.
+    ScriptRefused {
+        /// The keys it needs, as a pattern, where a right is missing.
+        lacks: Option<String>,
         /// What Redis said.
         error: String,
     },
@@ -58,6 +69,12 @@ impl Trouble {
                 "Redis at {redis} refuses the channel that proves that messages come back ({error}); \
                  allow it: ACL SETUSER <user> +subscribe +publish '&{channel}*'"
             ),
+            Trouble::ScriptRefused { lacks, error } => {
+                let remedy = lacks
+                    .as_ref()
+                    .map_or(String::new(), |keys| format!("; allow it: ACL SETUSER <user> '~{keys}' {SCRIPT_RIGHTS}"));
+                format!("Redis at {redis} refuses the script without which no durable topic opens ({error}){remedy}")
+            }
             Trouble::ProbeLost(waited) => format!(
                 "Redis at {redis}: a probe did not come back on the subscriber connection within {:.1} s",
                 waited.as_secs_f64()
@@ -74,6 +91,7 @@ impl Trouble {
             Trouble::TooOld(_) | Trouble::Mode(_) => "this kind of Redis is not supported",
             Trouble::Replica => "Redis is a replica",
             Trouble::ProbeRefused { .. } => "Redis does not permit it",
+            Trouble::ScriptRefused { .. } => "Redis refuses it",
         }
     }
 }
@@ -125,6 +143,16 @@ mod tests {
         assert_eq!(Trouble::of(&said("READONLY x")), Trouble::Replica);
         assert!(matches!(Trouble::of(&said("WRONGPASS x")), Trouble::Authentication(_)));
         assert!(matches!(Trouble::of(&said("ERR max number of clients reached")), Trouble::Away(_)));
+    }
+
+    #[test]
+    fn the_remedy_of_a_refused_script_is_the_line_of_the_manual() {
+        let trouble = Trouble::ScriptRefused { lacks: Some("fanwheel:{0}:*".into()), error: "NOPERM".into() };
+        let sentence = trouble.sentence("r");
+        assert!(sentence.ends_with(&format!("ACL SETUSER <user> '~fanwheel:{{0}}:*' {SCRIPT_RIGHTS}")), "{sentence}");
+        assert!(include_str!("../../../docs/REDIS.md").contains(SCRIPT_RIGHTS));
+        let full = Trouble::ScriptRefused { lacks: None, error: "OOM command not allowed".into() };
+        assert!(!full.sentence("r").contains("ACL"));
     }
 
     #[test]
