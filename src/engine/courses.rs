@@ -76,10 +76,10 @@ impl Stage {
         Stage::with(Limits::default())
     }
 
-    fn with(limits: Limits) -> Stage {
+    fn with(mut limits: Limits) -> Stage {
         let durable = Class { kind: Kind::Durable(Default::default()), ..Class::default() };
-        let classes = Classes(vec![(Pattern::parse("d.*").expect("a pattern"), durable)]);
-        let shard = Shard::new(Limits { classes, ..limits }, 0, 0);
+        limits.classes = Classes(vec![(Pattern::parse("d.*").expect("a pattern"), durable)]);
+        let shard = Shard::new(limits, 0, 0);
         let mut stage = Stage { shard, wire: Wire::default(), reads: Vec::new() };
         stage.say(Inbound::Connected(1));
         stage
