@@ -194,7 +194,7 @@ impl Turn {
     fn take_answers(&mut self) -> bool {
         let mut any = false;
         while let Some(Taken::Message(answered)) = self.answers.take() {
-            self.shard.handle_answer(&mut self.ports, answered);
+            self.shard.handle_answer(answered);
             any = true;
         }
         any

@@ -21,9 +21,10 @@ use crate::engine::shard::Shard;
 use crate::engine::slab::Key;
 use crate::event::{Event, Stamp};
 
-/// Bytes a repair reads at once, over all topics; at least one event of each.
+/// Bytes a repair has read and not ingested, over all topics, where they are few enough: each has its share, but no less than
+/// the least of [`REPAIR_PAGE_BYTES`], and at least one event.
 const REPAIR_BYTES_MAX: usize = 8 << 20;
-/// Bytes it reads at once of one topic.
+/// Bytes it reads at once of one topic. It reads on when these are ingested.
 const REPAIR_PAGE_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=64 << 10;
 
 /// What is being read.

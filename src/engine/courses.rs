@@ -165,8 +165,7 @@ impl Stage {
                 Read::Tail { topics, upto, .. } => topics.iter().map(|topic| of(topic, Stamp::ZERO, *upto)).collect(),
                 Read::Start { .. } => panic!("nobody asks for it here"),
             };
-            self.shard
-                .handle_answer(&mut self.wire, Answered { number, marker: marker(ms), answer: Answer::Pages(pages) });
+            self.shard.handle_answer(Answered { number, marker: marker(ms), answer: Answer::Pages(pages) });
         }
         while self.shard.catch_up(&mut self.wire) {
             self.sweep();

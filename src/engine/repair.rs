@@ -18,8 +18,9 @@
 //!
 //! # Overload
 //! What is held is bounded; an overrun drops everything from there on and begins a next round, which starts where this
-//! one has got to. Reads of a repair are bounded in bytes for each topic and in number; their events are ingested in portions, a
-//! sweep after each. One failed test never leads to a second repair for the same event: the next one starts behind it.
+//! one has got to. What was read and not ingested lies beside the shard's byte budget: a page of each topic, 8 MiB of all
+//! together, but at least 1 KiB of each, and one event however large it is. So it grows with the topics: 200,000 of them are
+//! 200 MiB, and more where events are larger than that. It is ingested in portions, a sweep after each. One failed test never leads to a second repair for the same event: the next one starts behind it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -450,7 +451,7 @@ impl<P> Shard<P> {
     }
 
     /// Takes what was read of the past.
-    pub fn handle_answer<S: Sink<Port = P>>(&mut self, _sink: &mut S, answered: Answered) {
+    pub fn handle_answer(&mut self, answered: Answered) {
         let Some(asked) = self.partition.pages.handle_answer(answered.number) else { return };
         let mut is_current = self.partition.pages.is_current(asked.era);
         let marker = &answered.marker;

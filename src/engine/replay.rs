@@ -14,8 +14,8 @@
 //! the shard (`floor <= position`) it is taken from tail and log, otherwise from shared pages.
 //!
 //! What always holds: everything of its durable topics up to `Place::at` was handed over or told, nothing after it. An
-//! event whose predecessor lies behind the position shows a loss, which is told in its place: after all events before
-//! it, before all events after it.
+//! event whose predecessor lies behind the position shows a loss, which is told before the next event of any topic, not in
+//! its place among them (see `write_losses`).
 //!
 //! Not chosen: a cursor in sequence numbers for replays. Events of the past have none, and those two kinds of order
 //! agree only from the watermark on.

@@ -375,7 +375,7 @@ impl World {
     fn answer_at(&mut self, seat: usize, at: usize) {
         let answered = self.seats[seat].take_answer(at);
         self.begin(format_args!("{seat} is answered {}", answered.number));
-        self.seats[seat].shard.handle_answer(&mut self.sockets, answered);
+        self.seats[seat].shard.handle_answer(answered);
         self.settle();
     }
 
