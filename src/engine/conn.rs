@@ -118,7 +118,7 @@ impl Flags {
     pub const QUEUED: Flags = Flags(8);
     /// True exactly when the stream follows a durable topic.
     pub const DURABLE: Flags = Flags(16);
-    /// True exactly when it is served by its position in the history, and not by its cursor.
+    /// True exactly when of its durable topics it is served by its position in the history, and not by its cursor.
     pub const REPLAYING: Flags = Flags(32);
 
     /// True exactly when all of `other` is set.
@@ -192,6 +192,13 @@ impl<P> Conn<P> {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.flags.is_plainly_open() && self.waiting == 0 && self.owes == Owes::NOTHING
+    }
+
+    /// True exactly when it is replaying, and may be handed events of its live topics meanwhile.
+    #[must_use]
+    pub fn takes_live(&self) -> bool {
+        let is_replaying = self.flags.has(Flags::OPENED) && self.flags.has(Flags::REPLAYING);
+        is_replaying && self.flags.has(Flags::MANY) && self.is_servable() && self.owes == Owes::NOTHING
     }
 
     /// True exactly when the run queue may serve it.

@@ -118,6 +118,19 @@ impl Stage {
         self.say(Inbound::Event(event(name, ms, prev, 10)));
     }
 
+    /// An event of a topic without a history.
+    fn live_event(&mut self, name: &str) {
+        let data = Bytes::from_static(b"x");
+        self.say(Inbound::Event(Arc::new(Event {
+            topic: topic(name),
+            name: None,
+            key: None,
+            data,
+            stored: None,
+            received_us: 0,
+        })));
+    }
+
     /// The answer to what was asked last.
     fn marker(&mut self, ms: u64) {
         self.marker_for(self.shard.partition.question, ms);
@@ -388,4 +401,43 @@ fn a_marker_that_comes_late_says_nothing_to_those_who_came_after_it_was_asked_fo
     stage.marker_for(second, 400);
     stage.sweep();
     assert_eq!(stage.got(late), ["fanwheel.open 300"]);
+}
+
+/// More comes on its live topic than a log holds, while it waits for a page of the other.
+#[test]
+fn a_replaying_reader_is_handed_its_live_topics_meanwhile() {
+    let mut stage = Stage::new();
+    let (keeper, _) = stage.join(&["d.a"], Position::Now);
+    stage.settle(&["d.a"], 100);
+    stage.answer(&[], 100);
+    let published: Vec<_> = (101..=1_200).map(|ms| event("d.a", ms, if ms == 101 { 0 } else { ms - 1 }, 10)).collect();
+    published.iter().for_each(|event| stage.say(Inbound::Event(Arc::clone(event))));
+    assert_eq!(stage.got(keeper).len(), 1 + published.len());
+
+    let from = |ms| Position::After(EventId { stamp: at(ms), tag: Tag::NONE });
+    let (reader, _) = stage.join(&["d.a", "l.a"], from(110));
+    stage.say(Inbound::Subscribed(topic("l.a")));
+    stage.wishes();
+    assert_eq!((stage.reads.len(), stage.got(reader)), (1, vec!["fanwheel.open 110".to_owned()]));
+    (0..3_000).for_each(|_| stage.live_event("l.a"));
+    assert!(stage.got(reader) == vec!["message"; 3_000]);
+    stage.event("d.a", 1_201, 1_200);
+    assert_eq!(stage.got(reader), Vec::<String>::new(), "of the other it is handed nothing but by its position");
+    stage.answer(&published, 1_201);
+    let expected: Vec<String> = (111..=1_201).map(|ms| format!("message {ms}")).collect();
+    assert_eq!(stage.got(reader), expected);
+    stage.live_event("l.a");
+    stage.event("d.a", 1_202, 1_201);
+    assert_eq!(stage.got(reader), ["message", "message 1202"]);
+
+    // Blocked for longer than the log is long it has overflowed, replaying or not.
+    let (slow, id) = stage.join(&["d.a", "l.a"], from(105));
+    stage.wire.0[slow].room = 100;
+    (0..3_000).for_each(|_| stage.live_event("l.a"));
+    stage.wire.0[slow].room = usize::MAX;
+    stage.shard.handle_writable(&mut stage.wire, id);
+    stage.sweep();
+    stage.answer(&published, 1_202);
+    let got = stage.got(slow);
+    assert!(got.contains(&"fanwheel.reset overflow 105".to_owned()), "{:?}", &got[..5]);
 }

@@ -11,10 +11,11 @@
 //! simulator can run all of it, and does (`tests/simulation`).
 //!
 //! What always holds, for each connection:
-//! - everything of its topics up to its cursor was handed to its socket, or it owes or was told the loss;
+//! - everything of its topics up to its cursor was handed to its socket, or it owes or was told the loss; while it is
+//!   replaying that holds for its live topics, and its position says it for those that are durable;
 //! - bytes leave in the order remainder → outbox → log, and a frame that was begun is finished
 //!   before anything else is written;
-//! - sequence numbers only grow on a socket, over all its topics;
+//! - sequence numbers only grow on a socket, over all its topics, and so do ids;
 //! - only a reader that is blocked, or that waits for its topics after a gap, can fall behind a
 //!   log's floor, and it is told before its next event.
 //!

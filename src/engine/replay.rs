@@ -11,7 +11,8 @@
 //!
 //! A replaying reader is handed the events of all its durable topics merged by number, up to the shard's watermark and
 //! never beyond it: what comes after that is handed to it by its cursor. Where all of a topic after its position is in
-//! the shard (`floor <= position`) it is taken from tail and log, otherwise from shared pages.
+//! the shard (`floor <= position`) it is taken from tail and log, otherwise from shared pages. Its live topics are handed to it
+//! by its cursor all the while: nobody can say when it will be at the watermark, and they have no place among numbers.
 //!
 //! What always holds: everything of its durable topics up to `Place::at` was handed over or told, nothing after it. An
 //! event whose predecessor lies behind the position shows a loss, which is told before the next event of any topic, not in

@@ -8,9 +8,10 @@
 
 use std::rc::Rc;
 
-use crate::engine::conn::{ConnId, Flags, Owes, Remainder};
+use crate::engine::conn::{Conn, ConnId, Flags, Owes, Remainder};
 use crate::engine::log::{Log, Seq};
 use crate::engine::policy::{BATCH_BYTES_MAX, Overflow};
+use crate::engine::registry::TopicState;
 use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
 use crate::engine::{CloseReason, Sent, Sink};
@@ -143,7 +144,7 @@ impl<P> Shard<P> {
     /// Hands a member of a walk what it has not seen, if it is ready.
     fn visit<S: Sink<Port = P>>(&mut self, sink: &mut S, key: Key, slot: u32) {
         let conn = self.conns.at(slot).expect("members exist");
-        if !conn.is_ready() {
+        if !conn.is_ready() && (conn.flags.has(Flags::QUEUED) || !conn.takes_live()) {
             return;
         }
         let many = conn.flags.has(Flags::MANY);
@@ -167,7 +168,10 @@ impl<P> Shard<P> {
         }
         let conn = self.conns.at(id.slot).expect("just found");
         conn.flags.clear(Flags::QUEUED);
-        if !conn.is_servable() || !self.pay(sink, id) || !self.replay(sink, id) {
+        if !conn.is_servable() || !self.pay(sink, id) {
+            return;
+        }
+        if !self.replay(sink, id) && !self.conns.get(id).is_some_and(Conn::takes_live) {
             return;
         }
         let (many, sub) = {
@@ -301,10 +305,11 @@ impl<P> Shard<P> {
         outcome
     }
 
-    /// As `deliver`, for a stream of several topics: their logs are merged by number.
+    /// As `deliver`, for a stream of several topics: their logs are merged by number. Of those that are durable a replaying
+    /// one is handed nothing here.
     fn deliver_many<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId) -> Outcome {
         let conn = self.conns.get(id).expect("the caller has it");
-        let form = conn.form;
+        let (form, is_replaying) = (conn.form, conn.flags.has(Flags::REPLAYING));
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.bytes.clear();
         scratch.spans.clear();
@@ -315,8 +320,8 @@ impl<P> Shard<P> {
                 continue;
             }
             let from = conn.cursor.max(sub.from);
-            let log = &self.topics.at(topic).log;
-            if newest > from && !log.is_empty() {
+            let TopicState { log, past, .. } = self.topics.at(topic);
+            if newest > from && !log.is_empty() && !(is_replaying && past.is_some()) {
                 debug_assert!(log.floor() <= from, "only a blocked reader falls behind the floor");
                 scratch.heads.push((topic, log.position_after(from)));
             }

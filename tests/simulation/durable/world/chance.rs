@@ -45,7 +45,7 @@ impl World {
             let skips = retention.is_none() && rng.bool();
             Class {
                 kind: retention.map_or(Kind::Live, Kind::Durable),
-                log: LogLimits { events_max: rng.usize(1..33), bytes_max },
+                log: LogLimits { events_max: rng.usize(1..if retention.is_some() { 33 } else { 9 }), bytes_max },
                 overflow: if skips { Overflow::Skip } else { Overflow::Disconnect },
             }
         };

@@ -4,7 +4,7 @@ use fanwheel::event::{EventId, Stamp, Stored, Tag};
 
 use super::super::seat::Seat;
 use super::World;
-use crate::simulation::socket::Sockets;
+use crate::simulation::socket::{Sockets, Taste};
 
 impl World {
     fn any_text(&mut self) -> (String, String) {
@@ -39,12 +39,23 @@ impl World {
         (durable < all).then(|| self.rng.usize(durable..all))
     }
 
+    /// An event on a live topic, or a burst.
     pub(super) fn publish_live(&mut self) {
         let Some(topic) = self.any_live() else { return };
-        self.tell_the_time();
-        let (name, text) = self.any_text();
-        self.note(format_args!("publish #{} on live {topic}", self.redis.truth.events.len()));
-        self.redis.publish_live(topic, &name, &text);
+        // Now and then more than a log holds, and some take no more: those that follow the topic overflow.
+        let burst = if self.rng.u32(0..8) == 0 { self.rng.usize(1..60) } else { 1 };
+        for at in 0..self.clients.len() {
+            if burst > 1 && self.is_connected(at) && self.rng.bool() {
+                let socket = self.clients[at].socket.expect("it is connected");
+                self.sockets.all[socket].taste = Taste::Room(self.rng.usize(0..100));
+            }
+        }
+        for _ in 0..burst {
+            self.tell_the_time();
+            let (name, text) = self.any_text();
+            self.note(format_args!("publish #{} on live {topic}", self.redis.truth.events.len()));
+            self.redis.publish_live(topic, &name, &text);
+        }
     }
 
     /// Something too large on a durable topic's channel: not made by the script.
