@@ -149,12 +149,14 @@ fn a_flushed_redis_is_a_new_epoch_and_told() {
 
 #[test]
 fn what_redis_refuses_is_refused_and_nothing_is_stored() {
-    let node = node();
+    let node = Node::on_redis_as(launch().flag("--shards", "1"));
     publish(&node, "d.a", "one");
     let mut client = node.redis().client();
     client.command(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
-    let answer = post(node.server.public, "/topics/d.a", b"two");
-    assert!(answer.problem(503).contains("Redis is out of memory"), "{answer:?}");
+    for _ in 0..3 {
+        let answer = post(node.server.public, "/topics/d.a", b"two");
+        assert!(answer.problem(503).contains("Redis is out of memory"), "{answer:?}");
+    }
     client.command(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
     assert_eq!(client.command(&[b"XLEN", b"fanwheel:{0}:s:d.a"]), Reply::Integer(1));
     client.command(&[b"SET", b"fanwheel:{0}:s:d.bad", b"x"]);
@@ -162,6 +164,11 @@ fn what_redis_refuses_is_refused_and_nothing_is_stored() {
     let answers = post(node.server.public, "/publish", batch.as_bytes()).json();
     assert!(answers[0]["error"].as_str().unwrap().contains("Redis refuses it"), "{answers}");
     assert!(answers[1]["id"].is_string(), "{answers}");
+    publish(&node, "d.a", "three");
+    client.command(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    assert_eq!(post(node.server.public, "/topics/d.a", b"four").status(), 503);
+    let told = || node.server.log().matches("Redis refuses events of durable topics").count();
+    wait_until("it to be said each time it begins", || told() == 2);
 }
 
 #[test]

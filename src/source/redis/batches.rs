@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use redis::Cmd;
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use crate::engine::policy::Retention;
 use crate::engine::{Publication, PublishError, Published};
@@ -150,6 +151,9 @@ impl Shared {
             batch.iter().for_each(|waiting| waiting.add_arguments(call));
         });
         let outcomes: Vec<Outcome> = outcomes_of(reply.await?, |refusal| self.note_refusal(refusal));
+        if !outcomes.iter().any(|outcome| matches!(outcome, Err(PublishError::Refused(_)))) {
+            self.refusing_events.set(false);
+        }
         if outcomes.len() != batch.len() {
             return Err(PublishError::Unknown);
         }
@@ -164,7 +168,12 @@ impl Shared {
 
     /// Redis, or the script, has refused an event.
     fn note_refusal(&self, refusal: &str) {
-        self.warn_of_script("publish", &refusal);
+        if !self.refusing_events.replace(true) {
+            warn!(
+                error = refusal,
+                "Redis refuses events of durable topics; check the user's ACL and the server's memory"
+            );
+        }
         if refusal.starts_with("READONLY") {
             self.leave_replica();
         }

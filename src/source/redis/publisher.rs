@@ -63,6 +63,8 @@ pub(super) struct Shared {
     refusing: Cell<bool>,
     /// As `refusing`, for the script.
     refusing_script: Cell<bool>,
+    /// True exactly when something was refused of the last call that published on durable topics.
+    pub(super) refusing_events: Cell<bool>,
     /// Events that were to be published so far.
     pub(super) asked: Cell<u64>,
     pub(super) batches: Batches,
@@ -119,6 +121,7 @@ impl Publisher {
             generation: Cell::new(0),
             refusing: Cell::new(false),
             refusing_script: Cell::new(false),
+            refusing_events: Cell::new(false),
             asked: Cell::new(0),
             batches: Batches::default(),
             reads: Reads::default(),
