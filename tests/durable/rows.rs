@@ -55,6 +55,7 @@ pub fn cuts(nodes: &Nodes, case: &Case) -> Outcome {
     let mut scene = case.start(nodes);
     let pace = if case.full { Duration::from_millis(12) } else { Duration::from_millis(10) };
     for (number, mut rng) in case.faults() {
+        scene.run_until("somebody who is not about to be cut", |scene| scene.swarm.may_cut());
         cut(&mut scene, number, &mut rng);
         nap(&mut scene, &mut rng);
         scene.run_for(pace);

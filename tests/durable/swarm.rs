@@ -169,6 +169,11 @@ impl Swarm {
         self.people.iter().filter(reached).count()
     }
 
+    /// True exactly when somebody is not about to be cut.
+    pub fn may_cut(&self) -> bool {
+        self.people.iter().any(|person| person.cut.is_none())
+    }
+
     /// Cuts a connection when it has read so many bytes more: this reader's, or that of the next that has no cut ahead.
     pub fn cut_after(&mut self, number: usize, bytes: usize, cut: Cut) {
         let numbers = (number..self.people.len()).chain(0..number);
