@@ -14,6 +14,9 @@ use super::{Case, Outcome};
 pub const SWEPT_BYTES: u64 = 400;
 /// Events that are kept of each topic `kept.**`. Of `aged.**` those of a second are.
 pub const KEPT: u32 = 40;
+/// Events of so many bytes: all that is kept of three topics is read in one page, so that nothing leaves a history
+/// while somebody is about to read the rest of it, who would have to be told of that as well.
+const SMALL_BYTES: usize = 200;
 
 impl Case {
     fn plan(&self, prefix: &str) -> Plan {
@@ -96,7 +99,8 @@ pub fn naps(nodes: &Nodes, case: &Case) -> Outcome {
 /// Readers stay away until some of what they had not read is gone, and come back: each is told once.
 pub fn trims(nodes: &Nodes, case: &Case) -> Outcome {
     let topics: Vec<String> = ["kept.0", "kept.1", "kept.2", "aged.0", "aged.1", "aged.2"].map(str::to_owned).to_vec();
-    let plan = Plan { rate: if case.full { 500 } else { 300 }, topics: topics.clone(), ..case.plan("") };
+    let rate = if case.full { 500 } else { 300 };
+    let plan = Plan { rate, topics: topics.clone(), bytes_max: SMALL_BYTES, ..case.plan("") };
     // These stay, and read on meanwhile.
     let mut scene = case.begin(nodes, &plan, 6, 1..=3);
     for (from, kept) in [(0, Some(KEPT)), (3, None)] {
