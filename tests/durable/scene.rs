@@ -20,7 +20,7 @@ const EARLIER: u64 = 60;
 pub struct Scene {
     pub swarm: Swarm,
     pub publisher: Publisher,
-    /// What everybody is given to read to the end.
+    /// How long nothing may come before whoever is not at the end has lost something.
     pub patience: Duration,
 }
 
@@ -85,9 +85,14 @@ impl Scene {
         self.run_until("publishers to settle what they have", |scene| scene.publisher.has_ended());
         let Scene { mut swarm, publisher, patience } = self;
         let ends = publisher.publish_ends(&mut swarm.log);
-        let deadline = Instant::now() + patience;
-        while swarm.has_reached(&ends) < swarm.len() && Instant::now() < deadline {
+        // Whoever was far behind reads on for as long as something comes, but not for ever.
+        let end = Instant::now() + patience * 10;
+        let (mut events, mut dry_at) = (0, Instant::now() + patience);
+        while swarm.has_reached(&ends) < swarm.len() && Instant::now() < dry_at.min(end) {
             swarm.turn(TURN);
+            if swarm.counts.events > events {
+                (events, dry_at) = (swarm.counts.events, Instant::now() + patience);
+            }
         }
         // What has not come by now is lost.
         swarm.handle_dry();
