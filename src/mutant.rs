@@ -56,9 +56,9 @@ pub fn is_planted(name: &str) -> bool {
         return here == name;
     }
     let build = env!("MUTANT_OF_BUILD");
-    name == if build.is_empty() {
-        PROCESS.get_or_init(|| std::env::var("FANWHEEL_MUTANT").unwrap_or_default())
-    } else {
-        build
-    }
+    name == PROCESS.get_or_init(|| {
+        let chosen = if build.is_empty() { std::env::var("FANWHEEL_MUTANT").unwrap_or_default() } else { build.into() };
+        assert!(chosen.is_empty() || ALL.iter().any(|(known, _)| *known == chosen), "there is no fault {chosen}");
+        chosen
+    })
 }

@@ -54,26 +54,27 @@ fn calls(node: &Node, command: &str) -> u64 {
 
 #[test]
 fn what_is_stored_is_read_from_anywhere_and_goes_on_live() {
-    let node = node();
-    let first = publish(&node, "d.a", "one");
-    let second = publish(&node, "d.b", "two\r\nlines");
-    let mut stream = Stream::begin(node.server.public, "topic=d.a&topic=d.b&last_event_id=earliest");
-    stream.expect_open();
-    assert_eq!(next(&mut stream), (first.clone(), "one".to_owned()));
-    assert_eq!(next(&mut stream), (second.clone(), "two\nlines".to_owned()));
-    let third = publish(&node, "d.a", "three");
-    assert_eq!(next(&mut stream), (third.clone(), "three".to_owned()));
+    Node::each_as(launch, |node| {
+        let first = publish(node, "d.a", "one");
+        let second = publish(node, "d.b", "two\r\nlines");
+        let mut stream = Stream::begin(node.server.public, "topic=d.a&topic=d.b&last_event_id=earliest");
+        stream.expect_open();
+        assert_eq!(next(&mut stream), (first.clone(), "one".to_owned()));
+        assert_eq!(next(&mut stream), (second.clone(), "two\nlines".to_owned()));
+        let third = publish(node, "d.a", "three");
+        assert_eq!(next(&mut stream), (third.clone(), "three".to_owned()));
 
-    let mut resumed = Stream::begin(node.server.public, &format!("topic=d.a&topic=d.b&last_event_id={first}"));
-    assert_eq!(resumed.expect_open().json()["resumed"], true);
-    assert_eq!([next(&mut resumed).1, next(&mut resumed).1], ["two\nlines", "three"]);
-    let mut newest = Stream::begin(node.server.public, "topic=d.a&topic=d.b&last=2");
-    newest.expect_open();
-    assert_eq!([next(&mut newest).1, next(&mut newest).1], ["two\nlines", "three"]);
+        let mut resumed = Stream::begin(node.server.public, &format!("topic=d.a&topic=d.b&last_event_id={first}"));
+        assert_eq!(resumed.expect_open().json()["resumed"], true);
+        assert_eq!([next(&mut resumed).1, next(&mut resumed).1], ["two\nlines", "three"]);
+        let mut newest = Stream::begin(node.server.public, "topic=d.a&topic=d.b&last=2");
+        newest.expect_open();
+        assert_eq!([next(&mut newest).1, next(&mut newest).1], ["two\nlines", "three"]);
 
-    let history = get(node.server.public, &format!("/topics/d.a/history?after={first}")).json();
-    assert_eq!(history["events"], json!([{"id": third, "data": "three"}]));
-    assert_eq!(get(node.server.public, "/topics/d.b").json()["last_id"], Value::from(second));
+        let history = get(node.server.public, &format!("/topics/d.a/history?after={first}")).json();
+        assert_eq!(history["events"], json!([{"id": third, "data": "three"}]));
+        assert_eq!(get(node.server.public, "/topics/d.b").json()["last_id"], Value::from(second));
+    });
 }
 
 #[test]
@@ -197,6 +198,52 @@ fn with_an_idempotency_key_an_answer_that_was_lost_is_asked_for_again() {
 }
 
 #[test]
+fn keys_and_channels_have_prefixes_of_their_own() {
+    let redis = RedisServer::start();
+    let prefixes = launch().flag("--key-prefix", "k:").flag("--channel-prefix", "c:").flag("--redis", &redis.url());
+    let node = Node { server: prefixes.start(), redis: Some(redis) };
+    let mut stream = Stream::open(&node.server, "topic=d.a");
+    let id = publish(&node, "d.a", "x");
+    assert_eq!(next(&mut stream), (id.clone(), "x".to_owned()), "over its channel");
+    let mut resumed = Stream::begin(node.server.public, "topic=d.a&last_event_id=earliest");
+    resumed.expect_open();
+    assert_eq!(next(&mut resumed).0, id, "from its key");
+    assert_eq!(node.redis().channels().iter().filter(|channel| channel.ends_with(":d.a")).count(), 1);
+    let mut client = node.redis().client();
+    assert_eq!(client.command(&[b"XLEN", b"k:{0}:s:d.a"]), Reply::Integer(1));
+    assert_eq!(client.command(&[b"EXISTS", b"fanwheel:{0}:s:d.a", b"fanwheel:{0}:clock"]), Reply::Integer(0));
+}
+
+#[test]
+fn what_might_be_stored_twice_is_not_sent_again() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::start(redis.address);
+    let classes = "[[class]]\npattern = 'd.short'\nkind = 'durable'\nidempotency_window = '14s'\n\
+                   [[class]]\npattern = 'd.*'\nkind = 'durable'\n";
+    let launch = Launch::serve().config(classes).flag("--redis", &proxy.url()).flag("--shards", "1");
+    let node = Node { server: launch.start(), redis: Some(redis) };
+    for (topic, key) in [("d.nameless", None), ("d.short", Some(("idempotency-key", "1")))] {
+        let stream = format!("fanwheel:{{0}}:s:{topic}");
+        let key: Vec<_> = key.into_iter().collect();
+        id_of(&request(node.server.public, "POST", &format!("/topics/{topic}"), &key, b"first"));
+        let length = |client: &mut crate::common::Resp| client.command(&[b"XLEN", stream.as_bytes()]);
+        let mut client = node.redis().client();
+        proxy.hold(Who::Others, Way::Down);
+        let to = node.server.public;
+        let target = format!("/topics/{topic}");
+        let second = key.first().map(|&(name, _)| (name, "2")).into_iter().collect::<Vec<_>>();
+        let lost = thread::spawn(move || request(to, "POST", &target, &second, b"second"));
+        wait_until("it to be stored", || length(&mut client) == Reply::Integer(2));
+        proxy.cut(Cut::Reset);
+        proxy.heal();
+        lost.join().unwrap().problem(504);
+        // What is published later goes behind what would be sent again.
+        wait_until("the node to publish again", || post(node.server.public, "/topics/d.b", b"x").status() == 200);
+        assert_eq!(length(&mut client), Reply::Integer(2), "{topic}: each once");
+    }
+}
+
+#[test]
 fn a_loss_after_acknowledgement_is_marked_for_all() {
     let redis = RedisServer::start();
     let mut node = Node { server: launch().flag("--redis", &redis.url()).start(), redis: Some(redis) };
@@ -217,15 +264,17 @@ fn a_loss_after_acknowledgement_is_marked_for_all() {
 
 #[test]
 fn the_newest_of_many_topics_are_found_together() {
-    let node = node();
-    let topics: Vec<String> = (0..100).map(|n| format!("d.{n}")).collect();
-    let events: Vec<Value> = (0..300).map(|n| json!({"topic": topics[n * 7 % 100], "data": n.to_string()})).collect();
-    assert_eq!(post(node.server.public, "/publish", json!(events).to_string().as_bytes()).status(), 200);
-    let query: String = topics.iter().map(|topic| format!("topic={topic}&")).collect();
-    let mut stream = Stream::begin(node.server.public, &format!("{query}last=150"));
-    stream.expect_open();
-    let seen: Vec<String> = (0..150).map(|_| next(&mut stream).1).collect();
-    assert_eq!(seen, (150..300).map(|n: u32| n.to_string()).collect::<Vec<_>>());
+    Node::each_as(launch, |node| {
+        let topics: Vec<String> = (0..100).map(|n| format!("d.{n}")).collect();
+        let events: Vec<Value> =
+            (0..300).map(|n| json!({"topic": topics[n * 7 % 100], "data": n.to_string()})).collect();
+        assert_eq!(post(node.server.public, "/publish", json!(events).to_string().as_bytes()).status(), 200);
+        let query: String = topics.iter().map(|topic| format!("topic={topic}&")).collect();
+        let mut stream = Stream::begin(node.server.public, &format!("{query}last=150"));
+        stream.expect_open();
+        let seen: Vec<String> = (0..150).map(|_| next(&mut stream).1).collect();
+        assert_eq!(seen, (150..300).map(|n: u32| n.to_string()).collect::<Vec<_>>());
+    });
 }
 
 #[test]
@@ -243,13 +292,14 @@ fn a_topic_on_which_nobody_publishes_is_trimmed_too() {
 
 #[test]
 fn the_place_of_large_events_is_found_in_pieces() {
-    let node = node();
-    let data = |n: u32| format!("{n} {}", "x".repeat(600_000));
-    for n in 0..18 {
-        publish(&node, &format!("d.{}", n % 3), &data(n));
-    }
-    let mut stream = Stream::begin(node.server.public, "topic=d.0&topic=d.1&topic=d.2&last=15");
-    stream.expect_open();
-    // Where it begins is found by all of them.
-    assert!(next(&mut stream).1 == data(3));
+    Node::each_as(launch, |node| {
+        let data = |n: u32| format!("{n} {}", "x".repeat(600_000));
+        for n in 0..18 {
+            publish(node, &format!("d.{}", n % 3), &data(n));
+        }
+        let mut stream = Stream::begin(node.server.public, "topic=d.0&topic=d.1&topic=d.2&last=15");
+        stream.expect_open();
+        // Where it begins is found by all of them.
+        assert!(next(&mut stream).1 == data(3));
+    });
 }

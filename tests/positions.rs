@@ -115,3 +115,17 @@ fn a_history_is_asked_for_by_its_rules() {
     // A topic of that name is one like others.
     assert_eq!(get(to, "/topics/history").json()["topic"], "history");
 }
+
+#[test]
+fn a_broker_in_memory_that_was_started_anew_knows_no_position_of_before() {
+    let before = server();
+    let id = post(before.public, "/topics/d.a", b"before").json()["id"].as_str().unwrap().to_owned();
+    before.stop();
+    let server = server();
+    let mut stream = Stream::begin(server.public, &format!("topic=d.a&last_event_id={id}"));
+    assert_eq!(stream.expect_open().json()["resumed"], false);
+    assert_eq!(stream.expect_reset("epoch"), ["d.a"]);
+    let next = post(server.public, "/topics/d.a", b"after").json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(stream.next().id.as_deref(), Some(&*next));
+    assert_ne!(id.rsplit('-').next(), next.rsplit('-').next(), "another tag");
+}

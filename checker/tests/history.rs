@@ -196,6 +196,16 @@ fn a_reset_tells_of_a_loss() {
 }
 
 #[test]
+fn what_is_young_does_not_leave() {
+    // At 500, when it is told, only what is at 20 and before can have left.
+    let script = "trim a young 479\n0: a after 5\n0> open resumed 5\n0> reset trimmed a 30\n0> 50";
+    expect(Kind::WrongPlace, &with_events(script));
+    expect_clean(&with_events(&script.replace("479", "469")));
+    expect(Kind::Lost, &with_events("trim a young 479\n0: a earliest\n0> open none\n0> 50"));
+    expect_clean(&with_events("trim a young 479\n0: a earliest\n0> open none\n0> 30\n0> 50"));
+}
+
+#[test]
 fn no_more_is_passed_over_than_has_left() {
     let script = "trim a kept 2\n0: a after 5\n0> open resumed 5\n0> reset trimmed a 30\n0> 50";
     expect(Kind::WrongPlace, &with_events(script));

@@ -258,6 +258,11 @@ impl Admin {
             "Events nobody follows any more",
             sum(&|counters| counters.events_unwanted),
         );
+        page.counter(
+            "fanwheel_events_strange",
+            "Events of durable topics whose tag their history does not know",
+            sum(&|counters| counters.events_strange),
+        );
         page.counter("fanwheel_deliveries", "Events handed to sockets", sum(&|counters| counters.deliveries));
         page.counter("fanwheel_sends", "Calls of send()", sum(&|counters| counters.sends));
         page.counter("fanwheel_sent_bytes", "Bytes accepted by sockets", sum(&|counters| counters.bytes_sent));

@@ -11,6 +11,8 @@ pub struct Counters {
     pub events: u64,
     /// Events of topics nobody follows (any more), dropped.
     pub events_unwanted: u64,
+    /// Events of an incarnation that the history does not know, also when it was asked, dropped.
+    pub events_strange: u64,
     /// Events handed to sockets; one event for a thousand streams counts a thousand times.
     pub deliveries: u64,
     /// Calls of `send`.

@@ -345,6 +345,48 @@ fn a_stream_that_cannot_be_opened_in_time_is_told_also_where_its_topics_are_conf
     assert_eq!(stage.wire.0[first].closed, None);
 }
 
+#[test]
+fn live_topics_are_not_held_while_the_durable_ones_are() {
+    let mut stage = Stage::new();
+    let (reader, _) = stage.join(&["d.a", "l.b"], Position::Now);
+    let (other, _) = stage.join(&["l.b"], Position::Now);
+    stage.say(Inbound::Subscribed(topic("l.b")));
+    stage.settle(&["d.a"], 100);
+    stage.answer(&[], 100);
+    let _opened = [reader, other].map(|number| stage.got(number));
+    // An event before this one did not come.
+    stage.event("d.a", 105, 103);
+    stage.live_event("l.b");
+    assert_eq!([reader, other].map(|number| stage.got(number)), [["message"], ["message"]], "its marker is still out");
+    stage.marker(105);
+    stage.answer(&[event("d.a", 103, 0, 10), event("d.a", 105, 103, 10)], 105);
+    assert_eq!(stage.got(reader), ["message 103", "message 105"]);
+}
+
+#[test]
+fn a_tag_that_nobody_knows_is_asked_about_once() {
+    let mut stage = Stage::new();
+    let (reader, _) = stage.join(&["d.a"], Position::Now);
+    stage.settle(&["d.a"], 100);
+    stage.answer(&[], 100);
+    stage.got(reader);
+    let strange = |stage: &mut Stage, ms: u64| {
+        let tag = EventId::parse("1-0-evil").expect("an id").tag;
+        let mut event = Arc::into_inner(event("d.a", ms, 100, 10)).expect("nobody else has it");
+        event.stored = event.stored.map(|stored| Stored { id: EventId { tag, ..stored.id }, ..stored });
+        stage.say(Inbound::Event(Arc::new(event)));
+    };
+    strange(&mut stage, 101);
+    strange(&mut stage, 102);
+    assert!(matches!(stage.wishes()[..], [Wish::Barrier(_)]), "one question for both");
+    stage.marker(100);
+    stage.answer(&[], 100);
+    strange(&mut stage, 103);
+    assert_eq!((stage.wishes(), stage.shard.counters().events_strange), (Vec::new(), 1), "it was asked about");
+    stage.event("d.a", 104, 0);
+    assert_eq!(stage.got(reader), ["message 104"]);
+}
+
 /// They come and go while no marker and no tail comes, and while the shard holds.
 #[test]
 fn nothing_is_kept_of_readers_and_topics_that_are_gone() {

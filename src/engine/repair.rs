@@ -123,11 +123,13 @@ impl<P> Shard<P> {
             return Ok(());
         };
         if stored.id.tag != chain.tag {
-            if self.partition.strange != Some(stored.id.tag) && !self.topics.settled().is_empty() {
+            let is_known_to_be_strange = self.partition.strange == Some(stored.id.tag);
+            if is_known_to_be_strange {
+                self.counters.events_strange += 1;
+            } else if !self.topics.settled().is_empty() {
                 self.partition.strange = Some(stored.id.tag);
                 self.partition.hold_at(Stage::Barrier);
             }
-            self.counters.events_unwanted += 1;
             return Ok(());
         }
         let wanted = self.live_topic(&event.topic);

@@ -10,10 +10,12 @@ use super::scene::Scene;
 use super::swarm::{Cut, Nodes, wall_ms};
 use super::{Case, Outcome};
 
-/// Cuts are swept over this many bytes: more than any control block and most events.
+/// Most cuts are swept over this many bytes: more than any control block and most events. The others are anywhere.
 pub const SWEPT_BYTES: u64 = 400;
-/// Events that are kept of each topic `kept.**`. Of `aged.**` those of a second are.
+/// Events that are kept of each topic `kept.**`.
 pub const KEPT: u32 = 40;
+/// Those of `aged.**` are kept for so long.
+pub const KEPT_MS: u64 = 1_000;
 /// Events of so many bytes: all that is kept of three topics is read in one page, so that nothing leaves a history
 /// while somebody is about to read the rest of it, who would have to be told of that as well.
 const SMALL_BYTES: usize = 200;
@@ -69,7 +71,8 @@ pub fn cuts(nodes: &Nodes, case: &Case) -> Outcome {
 
 pub fn cut(scene: &mut Scene, number: u64, rng: &mut fastrand::Rng) {
     let how = [Cut::Fin, Cut::Reset, Cut::HalfOpen][rng.usize(..3)];
-    let after = 1 + (number % SWEPT_BYTES) as usize;
+    // Every so often somewhere in what is larger. (7 divides nothing of the sweep: no place is left out.)
+    let after = if number % 7 == 6 { rng.usize(1..30_000) } else { 1 + (number % SWEPT_BYTES) as usize };
     let first = rng.usize(..scene.swarm.len());
     scene.swarm.cut_after(first, after, how);
 }
@@ -103,9 +106,9 @@ pub fn trims(nodes: &Nodes, case: &Case) -> Outcome {
     let plan = Plan { rate, topics: topics.clone(), bytes_max: SMALL_BYTES, ..case.plan("") };
     // These stay, and read on meanwhile.
     let mut scene = case.begin(nodes, &plan, 6, 1..=3);
-    for (from, kept) in [(0, Some(KEPT)), (3, None)] {
+    for (from, kept, age_ms) in [(0, Some(KEPT), None), (3, None, Some(KEPT_MS))] {
         let topics = topics[from..from + 3].iter().filter_map(|name| scene.swarm.log.topic(name)).collect();
-        let cause = Cause::Trim { kept };
+        let cause = Cause::Trim { kept, age_ms };
         scene.handle_fault(Fault { cause, topics: Some(topics), begun_ms: 0, ended_ms: u64::MAX });
     }
     let mut rng = fastrand::Rng::with_seed(case.seed);

@@ -134,9 +134,12 @@ impl Life<'_> {
     pub(super) fn first_kept(&self, topic: Topic, at_ms: u64, generation: u32) -> u32 {
         let unsure = self.truth.unsure[topic.0 as usize] as u32;
         let first = |fault: &Fault| match fault.cause {
-            Cause::Trim { kept } if fault.begun_ms <= at_ms && fault.covers(topic, fault.begun_ms) => {
-                let kept = kept.unwrap_or(0).saturating_sub(unsure);
-                self.truth.count_until(topic, at_ms.min(fault.ended_ms)).saturating_sub(kept)
+            Cause::Trim { kept, age_ms } if fault.begun_ms <= at_ms && fault.covers(topic, fault.begun_ms) => {
+                let until_ms = at_ms.min(fault.ended_ms);
+                let all = self.truth.count_until(topic, until_ms);
+                let by_number = kept.map(|kept| all.saturating_sub(kept.saturating_sub(unsure)));
+                let by_age = age_ms.map(|age_ms| self.truth.count_until(topic, until_ms.saturating_sub(age_ms + 1)));
+                by_number.into_iter().chain(by_age).max().unwrap_or(all)
             }
             _ => 0,
         };

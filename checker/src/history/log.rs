@@ -54,8 +54,10 @@ pub struct Fault {
 pub enum Cause {
     /// Old events leave. It allows `trimmed`, as often as somebody missed something.
     Trim {
-        /// So many of the newest are kept at least; `None` where they leave by age or by hand.
+        /// So many of the newest are kept at least, but for those that leave by age; `None`: any number.
         kept: Option<u32>,
+        /// Whatever is younger is kept, but for what leaves by number, in ms of its id; `None`: of any age.
+        age_ms: Option<u64>,
     },
     /// The history began anew or fell back. It allows each reader one `epoch` or `diverged` for each topic.
     Loss,

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `+a 10` | the event at 10 of topic a was acknowledged; `+a 10=x`: its bytes are x |
 //! | `?a x`, `!a x` | whether bytes x are stored is unknown; they were refused |
-//! | `trim a`, `trim a kept 3`, `loss @40` | a fault |
+//! | `trim a`, `trim a kept 3`, `trim a young 90`, `loss @40` | a fault; what is kept: so many events, what is younger |
 //! | `0: ab now @90` | reader 0 asks for topics a and b; or `after 10`, `garbage`, `earliest`, `last 2` |
 //! | `0> open 10`, `0> open resumed 10`, `0> open none` | the first block came, with the connection's topics |
 //! | `0> 11`, `0> 11=x` | an event came |
@@ -77,9 +77,16 @@ impl Play {
             "?" => publish(Outcome::Unknown, rest[0]),
             "!" => publish(Outcome::Refused, rest[0]),
             "t" => {
-                let kept = rest.get(2).map(|kept| kept.parse().unwrap());
+                let is_kept = |what: &str| (rest.get(1) == Some(&what)).then(|| rest[2]);
+                let kept = is_kept("kept").map(|count| count.parse().unwrap());
+                let age_ms = is_kept("young").map(|age_ms| age_ms.parse().unwrap());
                 let topics = Some(topics_of(rest[0]).to_vec());
-                self.log.handle_fault(Fault { cause: Cause::Trim { kept }, topics, begun_ms: 0, ended_ms: 1_000 });
+                self.log.handle_fault(Fault {
+                    cause: Cause::Trim { kept, age_ms },
+                    topics,
+                    begun_ms: 0,
+                    ended_ms: 1_000,
+                });
             }
             "l" => self.log.handle_fault(Fault { cause: Cause::Loss, topics: None, begun_ms: at, ended_ms: 1_000 }),
             _ => panic!("no line: {first} {rest:?}"),

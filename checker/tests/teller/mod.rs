@@ -156,9 +156,9 @@ impl Story {
     /// How many of the newest of a topic are kept, if old ones may have left by then.
     pub fn kept_at(&self, of: Topic, ms: u64) -> Option<usize> {
         self.steps.iter().find_map(|step| match step {
-            Step::Fault(Fault { cause: Cause::Trim { kept }, topics: Some(topics), begun_ms, .. }) => {
-                (topics.contains(&of) && *begun_ms <= ms).then_some(kept.unwrap_or(0) as usize)
-            }
+            Step::Fault(Fault {
+                cause: Cause::Trim { kept, age_ms: None }, topics: Some(topics), begun_ms, ..
+            }) => (topics.contains(&of) && *begun_ms <= ms).then_some(kept.unwrap_or(0) as usize),
             _ => None,
         })
     }
@@ -350,7 +350,7 @@ impl<'a> Server<'a> {
     fn begin_trims(&mut self, topic: usize) {
         let Some(trim) = self.trims[topic].as_mut().filter(|trim| !trim.has_begun) else { return };
         trim.has_begun = true;
-        let (cause, topics) = (Cause::Trim { kept: trim.kept }, Some([Topic(topic as u32)].into()));
+        let (cause, topics) = (Cause::Trim { kept: trim.kept, age_ms: None }, Some([Topic(topic as u32)].into()));
         self.story.steps.push(Step::Fault(Fault { cause, topics, begun_ms: self.ms, ended_ms: u64::MAX }));
     }
 

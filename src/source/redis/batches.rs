@@ -2,7 +2,7 @@
 //!
 //! What always holds: events of a shard are stored in the order in which they were published here, whatever is sent
 //! again; an event is sent again only when it was certainly not stored, or when an idempotency key makes it the same
-//! event, and then once.
+//! event, for long enough, and then once.
 //!
 //! # Overload
 //! While a call is away, events collect, and the next call takes up to [`BATCH_EVENTS_MAX`] of them: the more there are
@@ -35,6 +35,9 @@ const BATCH_BYTES_MAX: usize = 512 << 10;
 /// How long a batch whose answer was lost waits for a new link. Those behind it wait too.
 const AGAIN_WITHIN: Duration = Duration::from_secs(2);
 const AGAIN_PAUSE: Duration = Duration::from_millis(100);
+/// A batch is sent again at most 10 s after it was sent first: two answers that are waited for (2 s each), a new link, and
+/// the time above. A record that may be forgotten by then would not keep an event from being stored twice.
+const REMEMBERED_MS_MIN: u64 = 15_000;
 
 type Outcome = Result<Published, PublishError>;
 
@@ -73,6 +76,11 @@ impl Waiting {
         let _ = self.outcome.send(outcome);
     }
 
+    /// True exactly when it may be sent again without being stored twice.
+    fn is_remembered(&self) -> bool {
+        self.publication.idempotency_key.is_some() && self.retention.idempotency_ms >= REMEMBERED_MS_MIN
+    }
+
     fn add_arguments(&self, call: &mut Cmd) {
         let event = &self.publication.event;
         call.arg(event.name.as_ref().map_or("", |name| name.as_str())).arg(event.key.as_deref().unwrap_or_default());
@@ -100,8 +108,7 @@ impl Shared {
                 break;
             }
             let unknown = self.send_batch(batch).await;
-            let (named, nameless): (Vec<Waiting>, Vec<Waiting>) =
-                unknown.into_iter().partition(|waiting| waiting.publication.idempotency_key.is_some());
+            let (named, nameless): (Vec<Waiting>, Vec<Waiting>) = unknown.into_iter().partition(Waiting::is_remembered);
             nameless.into_iter().for_each(|waiting| waiting.tell(Err(PublishError::Unknown)));
             if !named.is_empty() {
                 self.send_again(named).await;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
 
-use super::super::rows::KEPT;
+use super::super::rows::{KEPT, KEPT_MS};
 use super::super::swarm::Nodes;
 use crate::common::{Launch, RedisServer, TestServer};
 
@@ -20,7 +20,7 @@ log_events = 16
 [[class]]
 pattern = "aged.**"
 kind = "durable"
-history_age = "1s"
+history_age = "KEPT_MSms"
 log_events = 16
 
 [[class]]
@@ -82,7 +82,9 @@ impl Cluster {
     }
 
     pub fn start_node(&mut self, node: usize) {
-        let launch = Launch::serve().config(&CONFIG.replace("KEPT", &KEPT.to_string())).flag("--shards", "2");
+        let launch = Launch::serve()
+            .config(&CONFIG.replace("KEPT_MS", &KEPT_MS.to_string()).replace("KEPT", &KEPT.to_string()))
+            .flag("--shards", "2");
         let launch = match &self.redis {
             Some(redis) => launch.flag("--redis", &redis.url()),
             None => launch,

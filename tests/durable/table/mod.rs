@@ -32,6 +32,7 @@ const TRIMS: Row = Row { name: "TRIMS", play: |case| rows::trims(&on_redis(case)
 const TRIMS_EMBEDDED: Row = Row { name: "TRIMS_EMBEDDED", play: |case| rows::trims(&embedded(case).nodes, case) };
 const PAUSES: Row = Row { name: "PAUSES", play: |case| crashes::pauses(&mut on_redis(case), case) };
 const NAPS: Row = Row { name: "NAPS", play: |case| rows::naps(&on_redis(case).nodes, case) };
+const NAPS_EMBEDDED: Row = Row { name: "NAPS_EMBEDDED", play: |case| rows::naps(&embedded(case).nodes, case) };
 const MIXED: Row = Row { name: "MIXED", play: |case| crashes::mixed(&mut on_redis(case), case) };
 const DEPTH: Row = Row { name: "DEPTH", play: |case| depth::depth(&Cluster::on_redis(1, case.fault.as_deref()), case) };
 
@@ -112,6 +113,11 @@ fn nodes_that_stand_still_cost_nothing() {
 #[test]
 fn readers_that_do_not_read_for_a_while_miss_nothing() {
     run(NAPS, 4);
+}
+
+#[test]
+fn readers_that_do_not_read_for_a_while_miss_nothing_without_redis() {
+    run(NAPS_EMBEDDED, 4);
 }
 
 #[test]

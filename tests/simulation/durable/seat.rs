@@ -148,6 +148,12 @@ impl Seat {
 
     /// Takes the oldest entry.
     pub fn take(&mut self) -> Option<Entry> {
+        // As the mailbox does.
+        #[cfg(fanwheel_mutants)]
+        if fanwheel::mutant::is_planted("overrun-flag") && std::mem::take(&mut self.overrun) {
+            self.inbox.retain(|entry| !matches!(entry, Entry::Gap));
+            return Some(Entry::Gap);
+        }
         let entry = self.held.take().or_else(|| self.inbox.pop_front())?;
         if let Entry::Gap = entry {
             self.overrun = false;
