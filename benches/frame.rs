@@ -1,8 +1,10 @@
-//! Encoding alone: an event into its Server-Sent Events chunk, and a control block. No log, no socket.
+//! Encoding alone: an event into its Server-Sent Events chunk and its WebSocket messages, and a control block. No
+//! log, no socket.
 //!
 //! Events come in three shapes, because cost has three parts: the allocation (120 bytes), the copy
 //! per line (4 KiB of 40 lines), and the walk for line ends (1 MiB of line feeds, the worst case: it
-//! becomes 6 MiB of empty `data:` lines).
+//! becomes 6 MiB of empty `data:` lines). WebSocket's JSON has a worst case of its own, text full of quotation marks,
+//! and two floors: what a serializer takes for the same bytes, and a plain copy of the data (`data`).
 
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
@@ -12,7 +14,9 @@ mod subject;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fanwheel::event::Event;
 use fanwheel::frame::sse::{self, Chunk, ResetReason};
+use fanwheel::frame::ws;
 
 fn encode(c: &mut Criterion) {
     let mut group = c.benchmark_group("frame/encode");
@@ -27,6 +31,44 @@ fn encode(c: &mut Criterion) {
     group.finish();
 }
 
+fn messages(c: &mut Criterion) {
+    let mut group = c.benchmark_group("frame/ws");
+    for (name, event) in [
+        ("120 B, 1 line", subject::one_line()),
+        ("120 B of JSON", subject::quote()),
+        ("4 KiB, 40 lines", subject::forty_lines()),
+        ("1 MiB of line feeds", subject::line_feeds()),
+        ("1 MiB of x", subject::prose()),
+    ] {
+        group.throughput(Throughput::Bytes(event.data.len() as u64));
+        assert_eq!(ws::json(&event), serialized(&event), "the floor does the same");
+        group.bench_function(format!("json, {name}"), |b| b.iter(|| ws::json(black_box(&event))));
+        group.bench_function(format!("serializer, {name}"), |b| b.iter(|| serialized(black_box(&event))));
+        group.bench_function(format!("data, {name}"), |b| b.iter(|| ws::data(black_box(&event))));
+    }
+    group.finish();
+}
+
+/// The same message by way of a serializer, which writes into a buffer that has its length.
+fn serialized(event: &Event) -> Box<[u8]> {
+    #[derive(serde::Serialize)]
+    struct Message<'a> {
+        topic: &'a str,
+        id: Option<String>,
+        event: Option<&'a str>,
+        data: &'a str,
+    }
+    let message = Message {
+        topic: event.topic.as_str(),
+        id: event.stored.map(|stored| stored.id.to_string()),
+        event: event.name.as_ref().map(fanwheel::event::EventName::as_str),
+        data: std::str::from_utf8(&event.data).unwrap(),
+    };
+    let mut json = Vec::with_capacity(event.data.len() + 128);
+    serde_json::to_writer(&mut json, &message).unwrap();
+    ws::text(&json)
+}
+
 fn control(c: &mut Criterion) {
     let topics = subject::topics();
     let mut group = c.benchmark_group("frame/control");
@@ -37,5 +79,5 @@ fn control(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, encode, control);
+criterion_group!(benches, encode, messages, control);
 criterion_main!(benches);

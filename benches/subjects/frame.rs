@@ -19,6 +19,17 @@ pub(crate) fn line_feeds() -> Event {
     event(vec![b'\n'; EVENT_BYTES_MAX])
 }
 
+/// The escapes of JSON inside JSON: a quotation mark in every eighth byte.
+pub(crate) fn quote() -> Event {
+    let data = r#"{"symbol":"AAPL","price":229.87,"change":-0.42,"ts":1795295280917,"volume":48211904,"venue":"XNAS","bid":229.86}"#;
+    event(data.as_bytes().to_vec())
+}
+
+/// What needs no escape, at its longest.
+pub(crate) fn prose() -> Event {
+    event(vec![b'x'; EVENT_BYTES_MAX])
+}
+
 pub(crate) fn topics() -> Vec<Topic> {
     (0..5).map(|n| Topic::parse(&format!("topic.{n}")).unwrap()).collect()
 }

@@ -5,7 +5,10 @@
 //! (a log, or a connection that has part of it left to write) lets go: the charge is returned by
 //! `Drop`, so nothing that is alive is ever uncounted.
 
+pub mod control;
+pub mod json;
 pub mod sse;
+pub mod ws;
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
@@ -23,11 +26,20 @@ pub enum WireForm {
     SseChunked,
     /// Server-Sent Events without chunks: HTTP/1.0, where the end of the body is the end of the connection.
     SsePlain,
+    /// WebSocket messages of the subprotocol: a JSON object per event.
+    WsJson,
+    /// WebSocket messages without a subprotocol: the data of each event, and nothing else.
+    WsData,
 }
 
 /// What a frame costs beside its bytes: the event, the frame, their reference counts, the log entry
 /// and the allocator's rounding.
 pub const FRAME_OVERHEAD: usize = 320;
+
+const _: () = assert!(
+    size_of::<Event>() + size_of::<Frame>() + 4 * size_of::<usize>() + 3 * size_of::<u64>() <= FRAME_OVERHEAD,
+    "event, frame, the counts of Arc and Rc, an entry of a log"
+);
 
 /// Bytes that are alive in frames of one shard. Clones share one count.
 #[derive(Clone, Default, Debug)]
@@ -54,6 +66,8 @@ impl ByteBudget {
 pub struct Frame {
     event: Arc<Event>,
     sse: OnceCell<sse::Chunk>,
+    ws_json: OnceCell<Box<[u8]>>,
+    ws_data: OnceCell<Box<[u8]>>,
     /// Equals `FRAME_OVERHEAD + event.weight()` plus the length of each encoding made so far.
     charged: Cell<usize>,
     budget: ByteBudget,
@@ -65,7 +79,14 @@ impl Frame {
     pub fn new(event: Arc<Event>, budget: &ByteBudget) -> Frame {
         let charged = FRAME_OVERHEAD + event.weight();
         budget.charge(charged);
-        Frame { event, sse: OnceCell::new(), charged: Cell::new(charged), budget: budget.clone() }
+        Frame {
+            event,
+            sse: OnceCell::new(),
+            ws_json: OnceCell::new(),
+            ws_data: OnceCell::new(),
+            charged: Cell::new(charged),
+            budget: budget.clone(),
+        }
     }
 
     /// The event inside.
@@ -89,16 +110,28 @@ impl Frame {
     /// The frame in `form`; encoded when first asked for.
     #[must_use]
     pub fn bytes(&self, form: WireForm) -> &[u8] {
-        let chunk = self.sse.get_or_init(|| {
-            let chunk = sse::Chunk::encode(&self.event);
-            self.charged.set(self.charged.get() + chunk.chunked().len());
-            self.budget.charge(chunk.chunked().len());
-            chunk
-        });
         match form {
-            WireForm::SseChunked => chunk.chunked(),
-            WireForm::SsePlain => chunk.plain(),
+            WireForm::SseChunked => self.sse().chunked(),
+            WireForm::SsePlain => self.sse().plain(),
+            WireForm::WsJson => self.ws_json.get_or_init(|| self.charge(ws::json(&self.event))),
+            WireForm::WsData => self.ws_data.get_or_init(|| self.charge(ws::data(&self.event))),
         }
+    }
+
+    fn sse(&self) -> &sse::Chunk {
+        self.sse.get_or_init(|| {
+            let chunk = sse::Chunk::encode(&self.event);
+            self.charge(chunk.chunked());
+            chunk
+        })
+    }
+
+    /// Charges an encoding that was just made.
+    fn charge<B: AsRef<[u8]>>(&self, encoding: B) -> B {
+        let bytes = encoding.as_ref().len();
+        self.charged.set(self.charged.get() + bytes);
+        self.budget.charge(bytes);
+        encoding
     }
 }
 
@@ -141,9 +174,13 @@ mod tests {
         let again = log.bytes(WireForm::SsePlain).len();
         assert!(again < encoded);
         assert_eq!(budget.used(), before + encoded, "both forms share one encoding");
+        let messages = log.bytes(WireForm::WsJson).len() + log.bytes(WireForm::WsData).len();
+        assert_eq!(log.bytes(WireForm::WsData), b"\x81\x05hello");
+        assert_eq!(log.bytes(WireForm::WsJson).len() + 7, messages);
+        assert_eq!(log.charged(), before + encoded + messages, "each form is charged once");
         let remainder = Rc::clone(&log);
         drop(log);
-        assert_eq!(budget.used(), before + encoded);
+        assert_eq!(budget.used(), before + encoded + messages);
         drop(remainder);
         assert_eq!(budget.used(), 0);
     }

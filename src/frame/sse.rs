@@ -11,11 +11,13 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use serde::Serialize;
 
 use crate::event::{Event, EventId};
-use crate::frame::WireForm;
+use crate::frame::control::Control;
+use crate::frame::{WireForm, ws};
 use crate::topic::Topic;
+
+pub use crate::frame::control::{DrainReason, ResetReason};
 
 /// A comment without a blank line after it. With one, two client libraries emit phantom events.
 const HEARTBEAT: &[u8] = b"2\r\n:\n\r\n";
@@ -56,6 +58,24 @@ impl Chunk {
         chunk.finish()
     }
 
+    /// Encodes a control event. `retry:` stands only in blocks with data: one parser drops it otherwise.
+    #[must_use]
+    pub fn control(control: &Control) -> Chunk {
+        let Control { name, retry_ms, data, id } = control;
+        let mut body = format!("event: fanwheel.{name}\n");
+        if let Some(ms) = retry_ms {
+            let _ = writeln!(body, "retry: {ms}");
+        }
+        let _ = writeln!(body, "data: {data}");
+        if let Some(id) = id {
+            let _ = writeln!(body, "id: {id}");
+        }
+        body.push('\n');
+        let mut chunk = ChunkWriter::new(body.len());
+        chunk.put(body.as_bytes());
+        chunk.finish()
+    }
+
     /// The block as one HTTP/1.1 chunk.
     #[must_use]
     pub fn chunked(&self) -> &[u8] {
@@ -68,169 +88,59 @@ impl Chunk {
         &self.bytes[usize::from(self.prefix)..self.bytes.len() - CHUNK_END]
     }
 
-    /// The block in `form`.
+    /// The block in `form`, which is one of Server-Sent Events. A WebSocket's form of a control event is given by
+    /// [`Control::bytes`]; here it has none, and gets nothing.
     #[must_use]
     pub fn bytes(&self, form: WireForm) -> &[u8] {
         match form {
             WireForm::SseChunked => self.chunked(),
             WireForm::SsePlain => self.plain(),
+            WireForm::WsJson | WireForm::WsData => b"",
         }
     }
 }
 
-/// The comment that shows an idle stream is alive.
+/// What shows that an idle stream is alive: a comment, or a ping.
 #[must_use]
 pub fn heartbeat(form: WireForm) -> &'static [u8] {
     match form {
         WireForm::SseChunked => HEARTBEAT,
         WireForm::SsePlain => b":\n",
+        WireForm::WsJson | WireForm::WsData => ws::HEARTBEAT,
     }
 }
 
-/// What ends a body in `form`, at a block's border.
+/// What ends a body in `form`, at a block's border. (A WebSocket ends with a frame that says why: [`ws::close`].)
 #[must_use]
 pub fn body_end(form: WireForm) -> &'static [u8] {
     match form {
         WireForm::SseChunked => FINAL_CHUNK,
-        WireForm::SsePlain => b"",
+        WireForm::SsePlain | WireForm::WsJson | WireForm::WsData => b"",
     }
 }
 
-/// Why a stream is told that it missed something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(usize)]
-pub enum ResetReason {
-    /// Live topics: the connection to the source was lost for a while, or the shard's inbox ran over.
-    Gap,
-    /// Live topics: the reader was slower than the log is long.
-    Overflow,
-    /// Live topics: an event was larger than [`crate::event::EVENT_BYTES_MAX`].
-    TooLarge,
-    /// Durable topics: events behind the reader's position are no longer retained.
-    Trimmed,
-    /// Durable topics: the history fell back behind the reader's position, or events were lost on its way.
-    Diverged,
-    /// Durable topics: the history began anew.
-    Epoch,
-    /// Durable topics: the position that was presented is none.
-    UnknownCursor,
-}
-
-impl ResetReason {
-    /// All reasons, in the order of their numbers.
-    pub const ALL: [ResetReason; 7] = [
-        ResetReason::Gap,
-        ResetReason::Overflow,
-        ResetReason::TooLarge,
-        ResetReason::Trimmed,
-        ResetReason::Diverged,
-        ResetReason::Epoch,
-        ResetReason::UnknownCursor,
-    ];
-
-    /// The `reason` in the block.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            ResetReason::Gap => "gap",
-            ResetReason::Overflow => "overflow",
-            ResetReason::TooLarge => "too-large",
-            ResetReason::Trimmed => "trimmed",
-            ResetReason::Diverged => "diverged",
-            ResetReason::Epoch => "epoch",
-            ResetReason::UnknownCursor => "unknown-cursor",
-        }
-    }
-}
-
-/// Why a stream is asked to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DrainReason {
-    /// The node stops.
-    Shutdown,
-    /// The reader is too slow for a class that disconnects.
-    Overload,
-    /// The node has as many connections as it may.
-    Limit,
-}
-
-impl DrainReason {
-    /// The `reason` in the block.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            DrainReason::Shutdown => "shutdown",
-            DrainReason::Overload => "overload",
-            DrainReason::Limit => "limit",
-        }
-    }
-}
-
-/// `fanwheel.open`: the first block of a stream; from here on nothing is missed untold. `resumed` says that the
-/// position presented is honoured; `id` is the stream's position, if it has one.
+/// As [`Control::open`], encoded.
 #[must_use]
 pub fn open<'a>(topics: impl Iterator<Item = &'a Topic>, retry_ms: u32, resumed: bool, id: Option<EventId>) -> Chunk {
-    let topics = topics.map(Topic::as_str).collect();
-    control("open", Some(retry_ms), &Open { topics, resumed }, id)
+    Chunk::control(&Control::open(topics, retry_ms, resumed, id))
 }
 
-/// `fanwheel.reset`: events of these topics were missed in this place, which is `id` if the stream has positions.
+/// As [`Control::reset`], encoded.
 #[must_use]
 pub fn reset<'a>(reason: ResetReason, topics: impl Iterator<Item = &'a Topic>, id: Option<EventId>) -> Chunk {
-    let topics = topics.map(Topic::as_str).collect();
-    control("reset", None, &Reset { reason: reason.label(), topics }, id)
+    Chunk::control(&Control::reset(reason, topics, id))
 }
 
-/// `fanwheel.drain`: the stream ends here; come back after the time given.
+/// As [`Control::drain`], encoded.
 #[must_use]
 pub fn drain(reason: DrainReason, retry_ms: u32) -> Chunk {
-    control("drain", Some(retry_ms), &Drain { reason: reason.label(), retry_ms }, None)
+    Chunk::control(&Control::drain(reason, retry_ms))
 }
 
-/// `fanwheel.unavailable`: the stream could not be opened; come back after the time given.
+/// As [`Control::unavailable`], encoded.
 #[must_use]
 pub fn unavailable(retry_ms: u32) -> Chunk {
-    control("unavailable", Some(retry_ms), &Unavailable { retry_ms }, None)
-}
-
-#[derive(Serialize)]
-struct Open<'a> {
-    topics: Vec<&'a str>,
-    resumed: bool,
-}
-
-#[derive(Serialize)]
-struct Reset<'a> {
-    reason: &'static str,
-    topics: Vec<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Drain {
-    reason: &'static str,
-    retry_ms: u32,
-}
-
-#[derive(Serialize)]
-struct Unavailable {
-    retry_ms: u32,
-}
-
-/// A control block. `retry:` stands only in blocks with data: one parser drops it otherwise.
-fn control(name: &str, retry_ms: Option<u32>, data: &impl Serialize, id: Option<EventId>) -> Chunk {
-    let data = serde_json::to_string(data).expect("strings and numbers serialize");
-    let mut body = format!("event: fanwheel.{name}\n");
-    if let Some(ms) = retry_ms {
-        let _ = writeln!(body, "retry: {ms}");
-    }
-    let _ = writeln!(body, "data: {data}");
-    if let Some(id) = id {
-        let _ = writeln!(body, "id: {id}");
-    }
-    body.push('\n');
-    let mut chunk = ChunkWriter::new(body.len());
-    chunk.put(body.as_bytes());
-    chunk.finish()
+    Chunk::control(&Control::unavailable(retry_ms))
 }
 
 /// Length of the `data:` lines of `data`.

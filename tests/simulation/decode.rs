@@ -71,6 +71,7 @@ impl Decoder {
             let length = match self.form {
                 WireForm::SseChunked => self.chunk(parsed, &mut items),
                 WireForm::SsePlain => self.block(parsed, &mut items),
+                WireForm::WsJson | WireForm::WsData => panic!("the simulation's clients read event streams"),
             };
             match length {
                 Some(length) => drop(self.rest.drain(..length)),
