@@ -29,6 +29,7 @@ pub mod port;
 pub mod reactor;
 pub mod stream;
 pub mod turn;
+pub mod ws;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Ordinary answers: JSON, and problems as JSON. A problem's sentence names the limit or the field.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, StatusCode};
 use hyper::Response;
 use serde::Serialize;
@@ -39,6 +39,11 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, error)
     }
 
+    /// 403.
+    pub fn forbidden(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::FORBIDDEN, error)
+    }
+
     /// 404.
     pub fn not_found() -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path")
@@ -63,6 +68,11 @@ impl Problem {
     /// 422.
     pub fn conflict(error: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error)
+    }
+
+    /// 426, with the protocol that is spoken here, and its version.
+    pub fn upgrade_required(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::UPGRADE_REQUIRED, error)
     }
 
     /// 431.
@@ -139,6 +149,11 @@ impl Problem {
         let mut answer = json_bytes(self.status, self.body());
         if let Some(allow) = self.allow {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            answer.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         if self.closes {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

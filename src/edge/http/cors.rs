@@ -7,8 +7,8 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderValue, ORIGIN,
-    RETRY_AFTER, VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderMap, HeaderValue,
+    ORIGIN, RETRY_AFTER, VARY,
 };
 use http::{Response, StatusCode};
 
@@ -52,6 +52,37 @@ impl Origins {
             Verdict::NotAdmitted
         }
     }
+
+    /// True exactly when who sent this request may open a WebSocket: a page of an admitted origin, one that was
+    /// itself loaded from the host it connects to, or a program that is no browser and names no origin.
+    ///
+    /// Browsers do not ask before they open one, and hand its messages to any page: the list is all there is. A proxy
+    /// that changes `Host` makes its own pages foreign, and their origin must be listed.
+    #[must_use]
+    pub fn may_connect(&self, headers: &HeaderMap) -> bool {
+        match self.admit(headers) {
+            Verdict::Admitted(_) | Verdict::AdmittedAll => true,
+            Verdict::Off | Verdict::NotAdmitted => is_same_origin(headers).unwrap_or(!headers.contains_key(ORIGIN)),
+        }
+    }
+}
+
+/// Whether the one origin's host and port are those of the one `Host`. The scheme is not looked at: behind a proxy
+/// that ends TLS, the node knows only that of the last step.
+fn is_same_origin(headers: &HeaderMap) -> Option<bool> {
+    let one = |name| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none())?.to_str().ok()
+    };
+    let (scheme, origin) = one(ORIGIN)?.split_once("://")?;
+    let host = one(HOST)?;
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return Some(false),
+    };
+    let without_port = |authority: &str| authority.strip_suffix(default_port).unwrap_or(authority).to_ascii_lowercase();
+    Some(!host.is_empty() && without_port(origin) == without_port(host))
 }
 
 impl Verdict {
@@ -130,5 +161,47 @@ mod tests {
             all.admit(&asked_by("http://y")).lines(),
             "access-control-allow-origin: http://y\r\naccess-control-allow-credentials: true\r\nvary: origin\r\n"
         );
+    }
+
+    #[test]
+    fn a_websocket_is_for_programs_pages_of_ours_and_listed_ones() {
+        let asks = |origins: &[&'static str], host: &'static str| {
+            let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            origins.iter().for_each(|origin| {
+                headers.append(ORIGIN, HeaderValue::from_static(origin));
+            });
+            headers
+        };
+        let nobody = Origins::default();
+        let listed = Origins(vec!["https://a.example".into()]);
+        for origins in [&nobody, &listed] {
+            assert!(origins.may_connect(&asks(&[], "b.example")), "no browser");
+            for (origin, host) in [
+                ("http://b.example", "b.example"),
+                ("https://b.example", "B.example"),
+                ("https://b.example", "b.example:443"),
+                ("http://b.example:80", "b.example"),
+                ("http://[::1]:8080", "[::1]:8080"),
+            ] {
+                assert!(origins.may_connect(&asks(&[origin], host)), "{origin} {host}");
+            }
+            for (origin, host) in [
+                ("http://c.example", "b.example"),
+                ("http://b.example:8080", "b.example"),
+                ("http://b.example", "b.example:443"),
+                ("http://b.example.evil", "b.example"),
+                ("null", "b.example"),
+                ("null", "null"),
+                ("", ""),
+                ("http://", ""),
+                ("file://b.example", "b.example"),
+            ] {
+                assert!(!origins.may_connect(&asks(&[origin], host)), "{origin} {host}");
+            }
+            let twice = asks(&["http://b.example", "http://b.example"], "b.example");
+            assert!(!origins.may_connect(&twice));
+        }
+        assert!(listed.may_connect(&asks(&["https://a.example"], "b.example")));
+        assert!(Origins(vec!["*".into()]).may_connect(&asks(&["https://a.example"], "b.example")));
     }
 }
