@@ -38,3 +38,4 @@ mod slow_readers;
 mod stopping;
 mod streams;
 mod version;
+mod ws;
