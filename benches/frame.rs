@@ -15,7 +15,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanwheel::event::Event;
-use fanwheel::frame::sse::{self, Chunk, ResetReason};
+use fanwheel::frame::control::{Control, ResetReason};
+use fanwheel::frame::sse::Chunk;
 use fanwheel::frame::ws;
 
 fn encode(c: &mut Criterion) {
@@ -72,9 +73,12 @@ fn serialized(event: &Event) -> Box<[u8]> {
 fn control(c: &mut Criterion) {
     let topics = subject::topics();
     let mut group = c.benchmark_group("frame/control");
-    group.bench_function("open, 1 topic", |b| b.iter(|| sse::open(black_box(&topics[..1]).iter(), 2_000, false, None)));
+    let form = WireForm::SseChunked;
+    group.bench_function("open, 1 topic", |b| {
+        b.iter(|| Control::open(black_box(&topics[..1]).iter(), 2_000, false, None).bytes(form));
+    });
     group.bench_function("reset, 5 topics", |b| {
-        b.iter(|| sse::reset(ResetReason::Gap, black_box(&topics).iter(), None));
+        b.iter(|| Control::reset(ResetReason::Gap, black_box(&topics).iter(), None).bytes(form));
     });
     group.finish();
 }

@@ -24,7 +24,8 @@ use std::hint::black_box;
 
 use fanwheel::event::Event;
 use fanwheel::frame::WireForm;
-use fanwheel::frame::sse::{self, Chunk, ResetReason};
+use fanwheel::frame::control::{Control, ResetReason};
+use fanwheel::frame::sse::Chunk;
 use fanwheel::topic::Topic;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, LibraryBenchmarkConfig};
@@ -49,7 +50,7 @@ fn encode(event: Event, times: u64) -> Event {
 #[bench::of_1_topic(frame::topics())]
 fn open(topics: Vec<Topic>) -> Vec<Topic> {
     for _ in 0..TIMES {
-        black_box(sse::open(black_box(&topics[..1]).iter(), 2_000, false, None));
+        black_box(Control::open(black_box(&topics[..1]).iter(), 2_000, false, None).bytes(WireForm::SseChunked));
     }
     topics
 }
@@ -58,7 +59,7 @@ fn open(topics: Vec<Topic>) -> Vec<Topic> {
 #[bench::of_5_topics(frame::topics())]
 fn reset(topics: Vec<Topic>) -> Vec<Topic> {
     for _ in 0..TIMES {
-        black_box(sse::reset(ResetReason::Gap, black_box(&topics).iter(), None));
+        black_box(Control::reset(ResetReason::Gap, black_box(&topics).iter(), None).bytes(WireForm::SseChunked));
     }
     topics
 }

@@ -27,7 +27,7 @@ use crate::edge::http::answer::{Answer, Problem, json};
 use crate::edge::http::fixed;
 use crate::engine::wheel::TICK_MS;
 use crate::engine::{CloseReason, Counters};
-use crate::frame::sse::ResetReason;
+use crate::frame::control::ResetReason;
 use crate::metrics::{Page, SourceCounters, Told};
 use crate::shutdown::Stop;
 

@@ -37,6 +37,7 @@ pub struct Desk {
     pub reads: Reads,
     newcomers: RefCell<Vec<Newcomer>>,
     happened: RefCell<Vec<(ConnId, Happened)>>,
+    answers: RefCell<Vec<(ConnId, Box<[u8]>)>>,
     /// Connections that hyper serves.
     tasks: Cell<usize>,
     /// Events published over HTTP, by [`OUTCOMES`].
@@ -113,6 +114,8 @@ pub struct Newcomer {
     pub place: Place,
     /// What to do with it.
     pub wants: Wants,
+    /// What its client has sent behind the head.
+    pub early: Vec<u8>,
 }
 
 /// What a newcomer will be written to.
@@ -129,8 +132,8 @@ pub struct Wants {
     pub head: Vec<u8>,
     /// How it wants its events.
     pub form: WireForm,
-    /// Distinct. Empty exactly when the node is full and the stream is only told so.
-    pub topics: Vec<Topic>,
+    /// Distinct. `None` exactly when the node is full and the stream is only told so.
+    pub topics: Option<Vec<Topic>>,
     /// From where it wants those that are durable.
     pub position: Position,
     /// What CORS says of it.
@@ -147,6 +150,7 @@ impl Desk {
             reads: Reads::default(),
             newcomers: RefCell::default(),
             happened: RefCell::default(),
+            answers: RefCell::default(),
             tasks: Cell::default(),
             published: Rc::default(),
             date: RefCell::default(),
@@ -196,6 +200,17 @@ impl Desk {
     /// Takes what happened to streams that are bodies.
     pub fn take_happened(&self) -> Vec<(ConnId, Happened)> {
         std::mem::take(&mut self.happened.borrow_mut())
+    }
+
+    /// Gives the turn the answer to an operation of a WebSocket's client.
+    pub fn answer(&self, id: ConnId, answer: Box<[u8]>) {
+        self.answers.borrow_mut().push((id, answer));
+        self.node.wake.notify_one();
+    }
+
+    /// Takes the answers to operations.
+    pub fn take_answers(&self) -> Vec<(ConnId, Box<[u8]>)> {
+        std::mem::take(&mut self.answers.borrow_mut())
     }
 
     /// Gives a connection to the turn.

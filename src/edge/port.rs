@@ -6,47 +6,58 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::Arc;
 
-use crate::edge::admission::{AddressKey, Admissions, Place};
+use tokio::net::TcpStream;
+
+use crate::edge::admission::{AddressKey, Place};
+use crate::edge::desk::Desk;
+use crate::edge::http::{LINGER, linger};
 use crate::edge::reactor::Sockets;
 use crate::edge::stream::Pipe;
+use crate::edge::ws::talk::Talks;
 use crate::engine::conn::Conn;
 use crate::engine::slab::Slab;
 use crate::engine::{CloseReason, ConnId, Sent, Sink};
+use crate::frame::WireForm;
 
 /// A connection, as the engine holds it.
 #[derive(Debug)]
 pub enum Port {
-    /// A parked socket.
+    /// A parked socket whose client has nothing to say.
     Socket(OwnedFd),
+    /// A parked socket whose client is heard.
+    WebSocket(OwnedFd),
     /// The body of an HTTP/2 stream, by its slot in [`Ports`].
     Body(u32),
 }
 
 /// The sink of a shard.
-#[derive(Debug)]
 pub struct Ports {
     sockets: Sockets,
     bodies: Slab<Rc<Pipe>>,
     /// Whose places the sockets hold, where places are counted by address; else empty.
     addresses: HashMap<RawFd, AddressKey>,
-    admissions: Arc<Admissions>,
+    /// What clients of WebSockets are in the middle of.
+    pub talks: Talks,
+    desk: Rc<Desk>,
 }
 
 impl Ports {
     /// Nobody yet.
     #[must_use]
-    pub fn new(sockets: Sockets, admissions: Arc<Admissions>) -> Ports {
-        Ports { sockets, bodies: Slab::default(), addresses: HashMap::new(), admissions }
+    pub fn new(sockets: Sockets, desk: Rc<Desk>) -> Ports {
+        Ports { sockets, bodies: Slab::default(), addresses: HashMap::new(), talks: Talks::default(), desk }
     }
 
     /// Takes a socket with its place.
-    pub fn take_socket(&mut self, socket: OwnedFd, place: Place) -> Port {
+    pub fn take_socket(&mut self, socket: OwnedFd, place: Place, form: WireForm) -> Port {
         if let Some(address) = place.park() {
             self.addresses.insert(socket.as_raw_fd(), address);
         }
-        Port::Socket(socket)
+        match form {
+            WireForm::SseChunked | WireForm::SsePlain => Port::Socket(socket),
+            WireForm::WsJson | WireForm::WsData => Port::WebSocket(socket),
+        }
     }
 
     /// Takes a body with its place.
@@ -63,8 +74,33 @@ impl Ports {
     pub fn discard(&self, port: &Port) -> Result<(), CloseReason> {
         match port {
             Port::Socket(socket) => self.sockets.discard(socket),
-            Port::Body(_) => Ok(()),
+            Port::WebSocket(_) | Port::Body(_) => Ok(()),
         }
+    }
+
+    /// Reads what a client has sent: none where nothing more is there.
+    ///
+    /// # Errors
+    /// Why it must go: it has closed.
+    pub fn read(&self, port: &Port, scratch: &mut [u8]) -> Result<usize, CloseReason> {
+        match port {
+            Port::WebSocket(socket) => self.sockets.read(socket, scratch),
+            Port::Socket(_) | Port::Body(_) => Ok(0),
+        }
+    }
+
+    /// Ends a WebSocket: our side at once, the connection when its client has ended its own, or takes too long over it
+    /// (RFC 6455, section 7.1.1). It keeps its place until then.
+    fn say_goodbye(&self, socket: OwnedFd, address: Option<AddressKey>) {
+        let desk = Rc::clone(&self.desk);
+        let socket = TcpStream::from_std(socket.into());
+        tokio::task::spawn_local(async move {
+            let _task = desk.begin_task();
+            if let Ok(mut socket) = socket {
+                let _ = tokio::time::timeout(LINGER, linger(&mut socket, Vec::new())).await;
+            }
+            desk.node.admissions.leave(address);
+        });
     }
 
     fn body(&self, slot: u32) -> &Pipe {
@@ -78,7 +114,7 @@ impl Sink for Ports {
 
     fn park(&mut self, port: &Port, id: ConnId) -> bool {
         match port {
-            Port::Socket(socket) => self.sockets.park(socket, id),
+            Port::Socket(socket) | Port::WebSocket(socket) => self.sockets.park(socket, id),
             Port::Body(slot) => {
                 self.body(*slot).park(id);
                 true
@@ -88,20 +124,29 @@ impl Sink for Ports {
 
     fn send(&mut self, port: &Port, bytes: &[u8]) -> Sent {
         match port {
-            Port::Socket(socket) => self.sockets.send(socket, bytes),
+            Port::Socket(socket) | Port::WebSocket(socket) => self.sockets.send(socket, bytes),
             Port::Body(slot) => self.body(*slot).send(bytes),
         }
     }
 
     fn watch_writable(&mut self, port: &Port, id: ConnId, wanted: bool) {
         match port {
-            Port::Socket(socket) => self.sockets.watch_writable(socket, id, wanted),
+            Port::Socket(socket) | Port::WebSocket(socket) => self.sockets.watch_writable(socket, id, wanted),
             Port::Body(slot) => self.body(*slot).watch_writable(wanted),
         }
     }
 
-    fn unpark(&mut self, port: Port, _reason: CloseReason) {
+    fn unpark(&mut self, port: Port, reason: CloseReason) {
         let address = match port {
+            Port::WebSocket(socket) => {
+                let fd = socket.as_raw_fd();
+                self.talks.forget(fd);
+                let address = self.addresses.remove(&fd);
+                if reason != CloseReason::Gone {
+                    return self.say_goodbye(socket, address);
+                }
+                address
+            }
             // Closing the descriptor takes it out of the epoll.
             Port::Socket(socket) if self.addresses.is_empty() => {
                 drop(socket);
@@ -114,7 +159,7 @@ impl Sink for Ports {
                 None
             }
         };
-        self.admissions.leave(address);
+        self.desk.node.admissions.leave(address);
     }
 }
 

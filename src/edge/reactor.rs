@@ -119,6 +119,22 @@ impl Sockets {
         Err(CloseReason::Protocol)
     }
 
+    /// Reads what a client has sent: none where nothing more is there.
+    ///
+    /// # Errors
+    /// Why it must go: it has closed.
+    pub fn read(&self, socket: &OwnedFd, scratch: &mut [u8]) -> Result<usize, CloseReason> {
+        loop {
+            return match rustix::net::recv(socket, &mut *scratch, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => Err(CloseReason::Gone),
+                Ok((count, _)) => Ok(count),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::AGAIN) => Ok(0),
+                Err(_) => Err(CloseReason::Gone),
+            };
+        }
+    }
+
     /// As [`crate::engine::Sink::park`].
     pub fn park(&self, port: &OwnedFd, id: ConnId) -> bool {
         self.registry.register(&mut SourceFd(&port.as_raw_fd()), token(id), Interest::READABLE).is_ok()

@@ -26,6 +26,7 @@ use crate::edge::calls::{Call, Report};
 use crate::edge::desk::{Arriving, Desk, Newcomer, Wants};
 use crate::edge::port::{Port, Ports};
 use crate::edge::reactor::{Happened, Reactor};
+use crate::edge::ws::talk::Talking;
 use crate::engine::mailbox::{Mailbox, Taken};
 use crate::engine::policy::{PORTION, SLICE_SENDS};
 use crate::engine::{Answered, CloseReason, Confirmation, ConnId, Inbound, Ingested, Interest, Joining, Shard, Wish};
@@ -38,6 +39,9 @@ const TURNS_PER_YIELD: u64 = 8;
 
 /// From the first thing a shard does after it has given back memory until it does so again. 5 s.
 const GIVE_BACK_TICKS: u32 = 50;
+
+/// Between two looks for messages that are not complete in time. 1 s.
+const OVERDUE_TICKS: u32 = 10;
 
 /// The last part of a drain in which nobody is asked any more.
 const DRAIN_REST: u32 = 4;
@@ -63,6 +67,8 @@ pub struct Turn {
     give_back_memory: fn(),
     /// The tick after which it is called when the shard rests; none while nothing was done since.
     give_back_due: Option<u32>,
+    /// The tick in which messages that are not complete are looked at next.
+    overdue_due: u32,
     turns: u64,
     drain_ticks: u32,
     /// The tick in which the drain ends, once it has begun.
@@ -104,7 +110,7 @@ impl Turn {
         let TurnParts { shard, inbox, calls, answers, interest, desk, wake, clock, give_back_memory, drain_ticks } =
             parts;
         let (reactor, sockets) = Reactor::new()?;
-        let ports = Ports::new(sockets, Arc::clone(&desk.node.admissions));
+        let ports = Ports::new(sockets, Rc::clone(&desk));
         let reactor = reactor.awaited()?;
         Ok(Turn {
             shard,
@@ -121,6 +127,7 @@ impl Turn {
             clock,
             give_back_memory,
             give_back_due: None,
+            overdue_due: 0,
             turns: 0,
             drain_ticks,
             drain_end: None,
@@ -140,6 +147,8 @@ impl Turn {
             has_more |= self.shard.sweep(&mut self.ports, SLICE_SENDS);
             // Behind the sweep: a reader that was served may want the next page of its history.
             has_more |= self.pass_wishes();
+            has_more |= self.talking().go_on();
+            self.end_overdue();
             self.shard.note_written(self.clock.now_us());
             has_more |= self.poll_sockets();
             has_more |= self.answer_calls();
@@ -175,19 +184,27 @@ impl Turn {
     }
 
     fn take_newcomers(&mut self) {
-        for Newcomer { port, place, wants } in self.desk.take_newcomers() {
+        for Newcomer { port, place, wants, mut early } in self.desk.take_newcomers() {
+            let Wants { head, form, topics, position, .. } = wants;
             let port = match port {
-                Arriving::Socket(socket) => self.ports.take_socket(socket, place),
+                Arriving::Socket(socket) => self.ports.take_socket(socket, place, form),
                 Arriving::Body(pipe) => self.ports.take_body(pipe, place),
             };
-            if wants.topics.is_empty() {
-                self.shard.turn_away(&mut self.ports, port, wants.form, &wants.head, CloseReason::Limit);
-            } else {
-                let Wants { head, form, topics, position, .. } = &wants;
-                let joining = Joining { topics, position: *position, form: *form, head };
-                self.shard.join(&mut self.ports, port, &joining);
+            let Some(topics) = topics else {
+                self.shard.turn_away(&mut self.ports, port, form, &head, CloseReason::Limit);
+                continue;
+            };
+            let joining = Joining { topics: &topics, position, form, head: &head };
+            let id = self.shard.join(&mut self.ports, port, &joining);
+            if let Some(id) = id.filter(|_| !early.is_empty()) {
+                self.talking().hear(id, &mut early);
             }
         }
+    }
+
+    /// What WebSockets are heard with.
+    fn talking(&mut self) -> Talking<'_> {
+        Talking { shard: &mut self.shard, ports: &mut self.ports, desk: &self.desk, now: self.clock.now_tick() }
     }
 
     /// Takes what was read. True exactly when there was something: it may lead to more.
@@ -271,9 +288,27 @@ impl Turn {
         any
     }
 
+    /// Ends WebSockets whose message is not complete in time; looks for them about once a second.
+    fn end_overdue(&mut self) {
+        let now = self.clock.now_tick();
+        if now >= self.overdue_due && !self.ports.talks.is_empty() {
+            self.overdue_due = now + OVERDUE_TICKS;
+            self.talking().end_overdue();
+        }
+    }
+
     fn handle(&mut self, id: ConnId, what: Happened) {
+        let is_heard = matches!(self.shard.port(id), Some(Port::WebSocket(_)));
         match what {
+            Happened::Readable if is_heard => {
+                if self.talking().read(id) {
+                    // The others come first.
+                    self.desk.tell(id, Happened::Readable);
+                }
+            }
             Happened::Gone => {
+                // What its client has said before it left counts.
+                while is_heard && self.talking().read(id) {}
                 self.shard.handle_gone(&mut self.ports, id, CloseReason::Gone);
             }
             Happened::Writable => self.shard.handle_writable(&mut self.ports, id),
@@ -331,7 +366,8 @@ impl Turn {
         }
         // While the node stops, others are looked at each tick.
         let other_shards = self.drain_end.map(|_| now + 1);
-        let next = [self.shard.next_deadline(), other_shards, self.give_back_due].into_iter().flatten().min();
+        let overdue = (!self.ports.talks.is_empty()).then_some(self.overdue_due.max(now + 1));
+        let next = [self.shard.next_deadline(), other_shards, self.give_back_due, overdue].into_iter().flatten().min();
         let deadline = next.map(|tick| self.clock.tick_at(tick).into());
         let timer = async move {
             match deadline {

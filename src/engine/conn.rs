@@ -9,7 +9,7 @@ use crate::engine::log::Seq;
 use crate::engine::wheel::{Link, Links};
 use crate::engine::{slab::Key, slab::Slab};
 use crate::event::{EventId, Stamp, Tag};
-use crate::frame::sse::ResetReason;
+use crate::frame::control::ResetReason;
 use crate::frame::{Frame, WireForm};
 
 /// Names a connection of one shard.
@@ -54,9 +54,9 @@ pub struct Sub {
 #[derive(Debug)]
 pub struct Many {
     /// The topics' slots.
-    topics: Box<[u32]>,
+    topics: Vec<u32>,
     /// By the same index.
-    subs: Box<[ManySub]>,
+    subs: Vec<ManySub>,
 }
 
 /// What a stream that follows several topics keeps of one.
@@ -68,13 +68,17 @@ pub struct ManySub {
     pub from: Seq,
     /// What must be said about this topic.
     pub owes: Owes,
+    /// True exactly when the stream has added it, and the source has not confirmed it since.
+    pub joining: bool,
 }
+
+const _: () = assert!(size_of::<ManySub>() == 16, "it was a hole before");
 
 impl Many {
     /// Subscriptions at these places, of a stream that has seen everything up to `from`.
     #[must_use]
     pub fn new(places: &[Sub], from: Seq) -> Many {
-        let sub = |place: &Sub| ManySub { at: place.at, from, owes: Owes::NOTHING };
+        let sub = |place: &Sub| ManySub { at: place.at, from, owes: Owes::NOTHING, joining: false };
         Many { topics: places.iter().map(|place| place.topic).collect(), subs: places.iter().map(sub).collect() }
     }
 
@@ -92,6 +96,20 @@ impl Many {
     /// The same, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut ManySub)> {
         self.topics.iter().copied().zip(&mut self.subs)
+    }
+
+    /// One more, of a stream that wants nothing of it up to `from`.
+    pub fn add(&mut self, place: Sub, from: Seq) -> &mut ManySub {
+        self.topics.push(place.topic);
+        self.subs.push(ManySub { at: place.at, from, owes: Owes::NOTHING, joining: false });
+        self.subs.last_mut().expect("just pushed")
+    }
+
+    /// Takes the subscription of the topic in `slot` out.
+    pub fn remove(&mut self, slot: u32) -> Option<ManySub> {
+        let at = self.topics.iter().position(|&topic| topic == slot)?;
+        self.topics.swap_remove(at);
+        Some(self.subs.swap_remove(at))
     }
 
     /// The subscription of the topic in `slot`.
@@ -199,6 +217,17 @@ impl<P> Conn<P> {
     pub fn takes_live(&self) -> bool {
         let is_replaying = self.flags.has(Flags::OPENED) && self.flags.has(Flags::REPLAYING);
         is_replaying && self.flags.has(Flags::MANY) && self.is_servable() && self.owes == Owes::NOTHING
+    }
+
+    /// True exactly when it is open and waits for nothing: it is served by its cursor, and owes nothing.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let flags = self.flags;
+        flags.has(Flags::OPENED)
+            && !flags.has(Flags::BLOCKED)
+            && !flags.has(Flags::REPLAYING)
+            && self.waiting == 0
+            && self.owes == Owes::NOTHING
     }
 
     /// True exactly when the run queue may serve it.

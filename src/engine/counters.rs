@@ -1,7 +1,7 @@
 //! A shard's numbers: what it has done, and what it holds.
 
 use crate::engine::CloseReason;
-use crate::frame::sse::ResetReason;
+use crate::frame::control::ResetReason;
 use crate::metrics::Histogram;
 
 /// What a shard has done so far. Plain numbers: one thread writes them, a scrape copies them.

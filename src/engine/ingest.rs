@@ -233,6 +233,7 @@ impl<P> Shard<P> {
         for slot in 0..self.conns.slots() {
             let Some(id) = self.conns.key_at(slot) else { continue };
             let is_open = self.conns.get(id).is_some_and(|conn| conn.flags.has(Flags::OPENED));
+            self.join_into_gap(slot);
             // What a durable topic misses is repaired before anything of it is handed on.
             let topics = if is_open { self.live_topics(id) } else { self.many.get(&slot).map_or(1, Many::count) };
             if is_open && topics > 0 {
@@ -277,6 +278,9 @@ impl<P> Shard<P> {
         let topic = self.topics.at(key.slot);
         let is_durable = topic.past.is_some();
         for slot in topic.members.iter().collect::<Vec<_>>() {
+            if self.note_joined(slot, key.slot) {
+                continue;
+            }
             let id = self.conns.key_at(slot).expect("members exist");
             let conn = self.conns.at(slot).expect("members exist");
             // An open stream does not wait for a durable topic.
@@ -338,7 +342,10 @@ impl<P> Shard<P> {
             return self.forget(key);
         }
         let is_durable = topic.past.is_some();
-        for slot in topic.members.iter().collect::<Vec<_>>() {
+        let members: Vec<u32> = topic.members.iter().collect();
+        let (joining, others): (Vec<u32>, Vec<u32>) =
+            members.into_iter().partition(|&slot| self.is_joining(slot, key.slot));
+        for slot in others {
             let id = self.conns.key_at(slot).expect("members exist");
             let conn = self.conns.at(slot).expect("members exist");
             conn.waiting = 0;
@@ -349,6 +356,8 @@ impl<P> Shard<P> {
         if is_durable {
             self.drop_kept(key);
         }
+        // The last of them takes the topic with it.
+        joining.into_iter().for_each(|slot| self.refuse_joining(slot, key.slot));
     }
 
     /// Nothing more comes of a topic for now: what is kept of it is dropped, and nobody waits for it.

@@ -29,6 +29,7 @@ pub mod conn;
 mod counters;
 #[cfg(test)]
 mod courses;
+mod following;
 pub mod history;
 mod ingest;
 pub mod log;
@@ -57,6 +58,7 @@ use crate::topic::Topic;
 
 pub use conn::ConnId;
 pub use counters::{Counters, Gauges};
+pub use following::{Joined, NotFollowed};
 pub use history::{Answer, Answered, Chain, Marker, Position, Read};
 pub use ingest::Ingested;
 pub use shard::{Joining, Shard};
@@ -236,15 +238,17 @@ pub enum CloseReason {
     Unavailable,
     /// The node was at a limit.
     Limit,
-    /// The client sent more than a stream's client has to say.
+    /// The client sent more than a stream's client has to say, or broke a rule of WebSocket.
     Protocol,
     /// The node stops.
     Shutdown,
+    /// Events were lost, and the stream's form has no place to say so.
+    Lost,
 }
 
 impl CloseReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [CloseReason; 8] = [
+    pub const ALL: [CloseReason; 9] = [
         CloseReason::Gone,
         CloseReason::Stalled,
         CloseReason::Overflow,
@@ -253,6 +257,7 @@ impl CloseReason {
         CloseReason::Limit,
         CloseReason::Protocol,
         CloseReason::Shutdown,
+        CloseReason::Lost,
     ];
 
     /// The label.
@@ -267,6 +272,7 @@ impl CloseReason {
             CloseReason::Limit => "limit",
             CloseReason::Protocol => "protocol",
             CloseReason::Shutdown => "shutdown",
+            CloseReason::Lost => "lost",
         }
     }
 }

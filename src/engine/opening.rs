@@ -10,13 +10,13 @@
 //!
 //! While the shard is holding everybody waits: what a position is worth cannot be said before the marker.
 
-use crate::engine::Sink;
+use crate::engine::{CloseReason, Sink};
 use crate::engine::conn::{ConnId, Place};
 use crate::engine::history::{Position, Read, Verdict};
 use crate::engine::pages::Purpose;
 use crate::engine::shard::Shard;
 use crate::event::Stamp;
-use crate::frame::sse::{self, ResetReason};
+use crate::frame::control::{Control, ResetReason};
 
 impl<P> Shard<P> {
     /// Decides how a stream that is not open yet begins. True exactly when it is replaying now.
@@ -80,12 +80,16 @@ impl<P> Shard<P> {
     /// Opens a stream that wants nothing of the past.
     fn open_live<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reset: Option<ResetReason>) {
         self.places.remove(&id.slot);
+        if reset.is_some() && !self.can_be_told(id) {
+            return self.dismiss(sink, id, CloseReason::Lost);
+        }
         let here = self.partition.position();
         let mut out = Vec::new();
         self.put_open(id, false, reset.is_none().then_some(here), &mut out);
         if let Some(reason) = reset {
-            let block = sse::reset(reason, self.durable_topics(id).iter(), Some(here));
-            out.extend_from_slice(block.bytes(self.conns.get(id).expect("the caller has it").form));
+            let block = Control::reset(reason, self.durable_topics(id).iter(), Some(here));
+            let form = self.conns.get(id).expect("the caller has it").form;
+            out.extend(block.bytes(form).into_iter().flatten());
             self.count_reset(reason);
         }
         self.say(sink, id, &out);

@@ -10,23 +10,25 @@ use crate::engine::policy::{OUTBOX_BYTES_MAX, RETRY_AWAY_MS, RETRY_OPEN_MS, STAL
 use crate::engine::shard::{Shard, shrink};
 use crate::engine::{CloseReason, Sent, Sink};
 use crate::event::EventId;
-use crate::frame::WireForm;
-use crate::frame::sse::{self, Chunk, DrainReason, ResetReason};
+use crate::frame::control::{Control, DrainReason, ResetReason};
+use crate::frame::ws::{self, CloseCode};
+use crate::frame::{WireForm, sse};
 use crate::topic::Topic;
 
 impl<P> Shard<P> {
     /// Opens a stream: its `open` block is put after `out`, and from here on nothing is missed untold.
     pub(super) fn put_open(&mut self, id: ConnId, resumed: bool, at: Option<EventId>, out: &mut Vec<u8>) {
         let block = self.open_block(id, resumed, at);
-        out.extend_from_slice(block.bytes(self.conns.get(id).expect("the caller has it").form));
+        out.extend_from_slice(&block);
         self.note_opened(id);
     }
 
-    /// The block that opens a stream.
-    pub(super) fn open_block(&mut self, id: ConnId, resumed: bool, at: Option<EventId>) -> Chunk {
+    /// The block that opens a stream; none in a form that has no place for it.
+    pub(super) fn open_block(&mut self, id: ConnId, resumed: bool, at: Option<EventId>) -> Vec<u8> {
         let retry_ms = self.rng.u32(RETRY_OPEN_MS);
         let topics = self.topic_names(id, |_| true);
-        sse::open(topics.iter(), retry_ms, resumed, at)
+        let form = self.conns.get(id).expect("the caller has it").form;
+        Control::open(topics.iter(), retry_ms, resumed, at).bytes(form).unwrap_or_default()
     }
 
     /// A stream is open from here on.
@@ -47,11 +49,17 @@ impl<P> Shard<P> {
         let at = self.position(id);
         let conn = self.conns.at(id.slot).expect("the caller has it");
         conn.owes.clear(debt);
-        out.extend_from_slice(sse::reset(reason, topics.iter(), at).bytes(conn.form));
+        let block = Control::reset(reason, topics.iter(), at).bytes(conn.form);
+        out.extend_from_slice(&block.expect("whoever cannot be told of a loss has been dismissed"));
         if let Some(many) = self.many.get_mut(&id.slot) {
             many.iter_mut().for_each(|(_, sub)| sub.owes.clear(debt));
         }
         self.count_reset(reason);
+    }
+
+    /// False where the stream's form has no place for a loss: it ends with one.
+    pub(super) fn can_be_told(&self, id: ConnId) -> bool {
+        self.conns.get(id).is_none_or(|conn| conn.form != WireForm::WsData)
     }
 
     /// The names of the stream's topics for whose debts `wanted` holds.
@@ -201,6 +209,43 @@ impl<P> Shard<P> {
         self.enqueue(id);
     }
 
+    /// Answers a connection: now, or behind what it has yet to take. One that lets more than `OUTBOX_BYTES_MAX` collect is
+    /// closed.
+    pub fn reply<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, bytes: &[u8]) {
+        if self.conns.get(id).is_none() {
+            return;
+        }
+        let Some(pending) = self.pending.get_mut(&id.slot) else { return self.say(sink, id, bytes) };
+        if pending.closing.is_some() {
+            return;
+        }
+        if pending.outbox.len() - pending.outbox_sent + bytes.len() > OUTBOX_BYTES_MAX {
+            return self.close(sink, id, CloseReason::Stalled);
+        }
+        pending.outbox.extend_from_slice(bytes);
+    }
+
+    /// Says the last to a connection, and closes it when that is taken; in the middle of a frame it just closes.
+    pub fn end_with<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, last: &[u8], reason: CloseReason) {
+        match self.conns.get(id).map(|conn| conn.flags.has(Flags::BLOCKED)) {
+            None => return,
+            Some(true) => return self.close(sink, id, reason),
+            Some(false) => self.say(sink, id, last),
+        }
+        self.close_when_taken(sink, id, reason);
+    }
+
+    /// Closes a connection as soon as nothing is left to write.
+    fn close_when_taken<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, reason: CloseReason) {
+        // What is pending under this slot is this connection's: nobody joined meanwhile.
+        let Some(pending) = self.pending.get_mut(&id.slot) else {
+            return self.close(sink, id, reason);
+        };
+        pending.closing = Some(reason);
+        let due = self.now + self.limits.stall_ticks;
+        self.fire_by(id, due);
+    }
+
     /// Says the last block and closes, at a block's border; in the middle of one it just closes. Only
     /// at shutdown a blocked reader that was not sent away already is waited for: its frame is finished
     /// first, and the end of the drain closes those that do not take it.
@@ -216,13 +261,7 @@ impl<P> Shard<P> {
         } else {
             return self.close(sink, id, reason);
         }
-        // What is pending under this slot is this connection's: nobody joined meanwhile.
-        let Some(pending) = self.pending.get_mut(&id.slot) else {
-            return self.close(sink, id, reason);
-        };
-        pending.closing = Some(reason);
-        let due = self.now + self.limits.stall_ticks;
-        self.fire_by(id, due);
+        self.close_when_taken(sink, id, reason);
     }
 
     /// Head, `drain` and end, for a connection that never joins.
@@ -241,15 +280,31 @@ impl<P> Shard<P> {
         sink.unpark(port, reason);
     }
 
-    /// What a stream that is sent away is told, and the end of its body.
+    /// What a stream that is sent away is told, and the end of its body, or the close frame.
     fn last_block(&mut self, form: WireForm, reason: CloseReason) -> Vec<u8> {
         let retry_ms = self.rng.u32(RETRY_AWAY_MS);
         let block = match reason {
-            CloseReason::Unavailable => sse::unavailable(retry_ms),
-            CloseReason::Overflow => sse::drain(DrainReason::Overload, retry_ms),
-            CloseReason::Limit => sse::drain(DrainReason::Limit, retry_ms),
-            _ => sse::drain(DrainReason::Shutdown, retry_ms),
+            CloseReason::Unavailable => Some(Control::unavailable(retry_ms)),
+            CloseReason::Overflow => Some(Control::drain(DrainReason::Overload, retry_ms)),
+            CloseReason::Limit => Some(Control::drain(DrainReason::Limit, retry_ms)),
+            CloseReason::Lost => None,
+            _ => Some(Control::drain(DrainReason::Shutdown, retry_ms)),
         };
-        [block.bytes(form), sse::body_end(form)].concat()
+        let mut last = block.and_then(|block| block.bytes(form)).unwrap_or_default();
+        match form {
+            WireForm::SseChunked | WireForm::SsePlain => last.extend_from_slice(sse::body_end(form)),
+            WireForm::WsJson | WireForm::WsData => last.extend_from_slice(&close_frame(reason)),
+        }
+        last
     }
+}
+
+/// The last frame of a WebSocket that is sent away.
+pub(super) fn close_frame(reason: CloseReason) -> Box<[u8]> {
+    let code = match reason {
+        CloseReason::Unavailable | CloseReason::Limit | CloseReason::Overflow => CloseCode::TRY_AGAIN,
+        CloseReason::Lost => CloseCode::EVENTS_LOST,
+        _ => CloseCode::GOING_AWAY,
+    };
+    ws::close(Some(code), reason.label())
 }

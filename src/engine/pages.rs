@@ -142,12 +142,12 @@ impl Pages {
         self.leaving.remove(&kept.queued);
     }
 
-    /// Lets `reader` wait for pages of these topics that go on from `at`. Asks for those nobody has asked for.
+    /// Lets `reader` wait for pages of these topics, each going on from a number. Asks for those nobody has asked for.
     /// Gives how many it waits for.
-    pub fn await_pages(&mut self, reader: ConnId, topics: Vec<Topic>, at: Stamp, upto: Stamp) -> usize {
+    pub fn await_pages(&mut self, reader: ConnId, topics: Vec<(Topic, Stamp)>, upto: Stamp) -> usize {
         let count = topics.len();
         let mut wanted = Vec::new();
-        for topic in topics {
+        for (topic, at) in topics {
             let awaited = self.awaited.entry(topic.clone()).or_default();
             match awaited.range_mut(..=at).next_back() {
                 Some((_, readers)) => readers.push(reader),
@@ -300,8 +300,8 @@ mod tests {
     #[test]
     fn readers_of_one_place_share_one_read() {
         let mut pages = Pages::default();
-        assert_eq!(pages.await_pages(reader(1), vec![topic("a"), topic("b")], at(5), at(9)), 2);
-        assert_eq!(pages.await_pages(reader(2), vec![topic("a")], at(7), at(9)), 1, "it may be on that page");
+        assert_eq!(pages.await_pages(reader(1), vec![(topic("a"), at(5)), (topic("b"), at(5))], at(9)), 2);
+        assert_eq!(pages.await_pages(reader(2), vec![(topic("a"), at(7))], at(9)), 1, "it may be on that page");
         let (number, read) = pages.take_read().expect("asked");
         assert!(matches!(read, Read::After { topics, .. } if topics == [(topic("a"), at(5)), (topic("b"), at(5))]));
         assert!(pages.take_read().is_none());
@@ -343,7 +343,7 @@ mod tests {
     fn no_more_reads_are_under_way_than_may_be() {
         let mut pages = Pages::default();
         for slot in 0..READS_MAX as u32 + 2 {
-            pages.await_pages(reader(slot), vec![topic(&format!("t{slot}"))], at(5), at(9));
+            pages.await_pages(reader(slot), vec![(topic(&format!("t{slot}")), at(5))], at(9));
         }
         let first = pages.take_read().expect("asked").0;
         assert_eq!(std::iter::from_fn(|| pages.take_read()).count(), READS_MAX - 1);

@@ -33,9 +33,9 @@ use crate::engine::past::{Held, Past, TAIL_BYTES_MAX, TAIL_EVENTS_MAX};
 use crate::engine::registry::Subscription;
 use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
-use crate::engine::{Inbound, Ingested, Sink};
+use crate::engine::{CloseReason, Inbound, Ingested, Sink};
 use crate::event::{Event, EventId, Stamp, Stored, Tag};
-use crate::frame::sse::{self, ResetReason};
+use crate::frame::control::{Control, ResetReason};
 use crate::topic::Topic;
 
 /// Topics in one read.
@@ -368,8 +368,9 @@ impl<P> Shard<P> {
         at: EventId,
     ) {
         let Some(conn) = self.conns.get(id) else { return };
-        let block = sse::reset(reason, topics.iter(), Some(at));
-        let bytes = block.bytes(conn.form).to_vec();
+        let Some(bytes) = Control::reset(reason, topics.iter(), Some(at)).bytes(conn.form) else {
+            return self.dismiss(sink, id, CloseReason::Lost);
+        };
         self.count_reset(reason);
         if reason != ResetReason::Trimmed {
             self.crossed.remove(&id.slot);

@@ -27,10 +27,11 @@ use crate::engine::conn::{ConnId, Flags, Place, Remainder};
 use crate::engine::history::{Chain, Verdict};
 use crate::engine::pages::Cached;
 use crate::engine::policy::BATCH_BYTES_MAX;
+use crate::engine::outbox::close_frame;
 use crate::engine::shard::Shard;
 use crate::engine::{CloseReason, Sent, Sink};
 use crate::event::{EventId, Stamp, Tag};
-use crate::frame::sse::{self, ResetReason};
+use crate::frame::control::{Control, ResetReason};
 use crate::frame::{Frame, WireForm};
 use crate::topic::Topic;
 
@@ -67,6 +68,8 @@ struct Writing {
     reached: EventId,
     /// As [`Place::fresh`], when all of it was taken.
     fresh: bool,
+    /// True exactly when it ends with the connection's last frame: there is a loss that cannot be told.
+    last: bool,
 }
 
 /// A block of a write.
@@ -85,6 +88,8 @@ enum What {
     /// True exactly when it names a position.
     Open(bool),
     Reset(ResetReason),
+    /// The connection's last frame: its form has no place for a loss.
+    Last,
     /// Events of these topics are gone, of each up to a number.
     Trimmed(Vec<(u32, Stamp)>),
     /// An event of this topic.
@@ -94,17 +99,30 @@ enum What {
 /// Where the heads of a reader's topics lie, and up to where they are known.
 enum Heads {
     Found(Vec<Head>, Stamp),
-    /// Pages of these topics are needed first.
-    Missing(Vec<Topic>),
+    /// Pages of these topics are needed first, each going on from a number.
+    Missing(Vec<(Topic, Stamp)>),
     /// Something is gone, and whether this reader has missed it will be seen when its shard has got there.
     Unclear,
 }
 
 impl Writing {
     fn put(&mut self, bytes: &[u8], what: What, reached: EventId) {
+        if self.last {
+            return;
+        }
         self.bytes.extend_from_slice(bytes);
         self.items.push(Item { end: self.bytes.len(), reached, what });
         self.reached = reached;
+    }
+
+    /// Puts a reset; where there is no place for one, the end.
+    fn put_reset(&mut self, block: &Control, what: What, reached: EventId) {
+        if let Some(bytes) = block.bytes(self.form) {
+            return self.put(&bytes, what, reached);
+        }
+        let reached = self.reached;
+        self.put(&close_frame(CloseReason::Lost), What::Last, reached);
+        self.last = true;
     }
 }
 
@@ -229,7 +247,8 @@ impl<P> Shard<P> {
             upto = Stamp::MAX;
         }
         let form = self.conns.get(id).expect("the caller has it").form;
-        let mut writing = Writing { form, bytes: Vec::new(), items: Vec::new(), reached: place.at, fresh: place.fresh };
+        let (bytes, items) = (Vec::new(), Vec::new());
+        let mut writing = Writing { form, bytes, items, reached: place.at, fresh: place.fresh, last: false };
         self.judge(id, place, &chain, upto, &mut writing);
         let heads = self.heads(id, writing.reached.stamp, upto, place.fresh);
         let is_unclear = matches!(heads, Heads::Unclear);
@@ -244,12 +263,11 @@ impl<P> Shard<P> {
         if finished {
             self.finish(id, &chain, upto, &mut writing);
         }
-        let at = writing.reached.stamp;
         if !self.hand_over(sink, id, writing) {
             return false;
         }
         if !missing.is_empty() {
-            let awaited = self.partition.pages.await_pages(id, missing, at, upto);
+            let awaited = self.partition.pages.await_pages(id, missing, upto);
             self.set_place(id, |place| place.awaited = u32::try_from(awaited).expect("bounded by its topics"));
             return false;
         }
@@ -291,14 +309,13 @@ impl<P> Shard<P> {
     fn write_open(&mut self, id: ConnId, resumed: bool, at: Option<EventId>, writing: &mut Writing) {
         let block = self.open_block(id, resumed, at);
         let reached = at.unwrap_or(writing.reached);
-        writing.put(block.bytes(writing.form), What::Open(at.is_some()), reached);
+        writing.put(&block, What::Open(at.is_some()), reached);
     }
 
     /// Concerns all of the stream's durable topics.
     fn write_reset(&mut self, id: ConnId, reason: ResetReason, at: EventId, writing: &mut Writing) {
         let topics = self.durable_topics(id);
-        let block = sse::reset(reason, topics.iter(), Some(at));
-        writing.put(block.bytes(writing.form), What::Reset(reason), at);
+        writing.put_reset(&Control::reset(reason, topics.iter(), Some(at)), What::Reset(reason), at);
     }
 
     /// Where the events after `at` are to be found.
@@ -308,29 +325,30 @@ impl<P> Shard<P> {
         }
         let (mut found, mut missing, mut limit) = (Vec::new(), Vec::new(), upto);
         for slot in self.durable_slots(id) {
+            // Up to here nothing of this topic is for this stream: it was told so, or added the topic later.
+            let told = self.told.get(&(id.slot, slot)).copied().unwrap_or(at).max(at);
             let topic = self.topics.at(slot);
             let past = topic.past.as_ref().expect("it is durable");
-            if past.floor() <= at {
-                let next = past.position_after(&topic.log, at);
+            if past.floor() <= told {
+                let next = past.position_after(&topic.log, told);
                 let stamp = past.stored(&topic.log, next).map(|stored| stored.id.stamp);
                 found.push(Head { topic: slot, from: Shelf::Log, next, stamp, loss: None });
                 continue;
             }
             let name = topic.name.clone();
-            let Some(page) = self.partition.pages.find(&name, at) else {
-                missing.push(name);
+            let Some(page) = self.partition.pages.find(&name, told) else {
+                missing.push((name, told));
                 continue;
             };
-            let next = page.position_after(at);
+            let next = page.position_after(told);
             let first = page.events.get(next).and_then(|frame| frame.stored());
             // Between events of one page nothing is missing.
             let before = first.filter(|_| next == 0).map(|stored| stored.prev);
             let before = before.or(page.events.is_empty().then_some(page.last));
-            let told = self.told.get(&(id.slot, slot)).copied().unwrap_or(at).max(at);
             let loss = before.filter(|&before| before > told && !fresh && !planted!("no-loss"));
             limit = limit.min(page.end);
             if loss.is_some_and(|loss| loss > upto) {
-                self.partition.pages.forget(&name, at);
+                self.partition.pages.forget(&name, told);
                 return Heads::Unclear;
             }
             let stamp = first.map(|stored| stored.id.stamp);
@@ -343,6 +361,9 @@ impl<P> Shard<P> {
     fn merge(&mut self, id: ConnId, mut heads: Vec<Head>, limit: Stamp, chain: &Chain, writing: &mut Writing) -> bool {
         self.write_losses(id, &heads, limit, chain, writing);
         loop {
+            if writing.last {
+                return false;
+            }
             let next = heads.iter().enumerate().filter_map(|(index, head)| Some((head.stamp?, index)));
             let Some((stamp, index)) = next.min().filter(|&(stamp, _)| stamp <= limit) else {
                 if limit > writing.reached.stamp {
@@ -361,6 +382,9 @@ impl<P> Shard<P> {
             }
             let reached = EventId { stamp, tag };
             self.pass(id, reached, chain, writing);
+            if writing.last {
+                return false;
+            }
             writing.fresh = false;
             let bytes = frame.bytes(writing.form);
             if planted!("swap") && writing.items.len() == 2 {
@@ -390,11 +414,11 @@ impl<P> Shard<P> {
         self.pass(id, place, chain, writing);
         let at = if place.stamp > writing.reached.stamp { place } else { writing.reached };
         let names: Vec<Topic> = losses.iter().map(|&(topic, _)| self.topics.at(topic).name.clone()).collect();
-        let block = sse::reset(ResetReason::Trimmed, names.iter(), Some(at));
+        let block = Control::reset(ResetReason::Trimmed, names.iter(), Some(at));
         if planted!("loss-twice") {
-            writing.put(block.bytes(writing.form), What::Trimmed(losses.clone()), at);
+            writing.put_reset(&block, What::Trimmed(losses.clone()), at);
         }
-        writing.put(block.bytes(writing.form), What::Trimmed(losses), at);
+        writing.put_reset(&block, What::Trimmed(losses), at);
     }
 
     /// Forgets what a stream was told that it stands behind now, or no longer stands at all.
@@ -453,8 +477,10 @@ impl<P> Shard<P> {
 
     /// Hands a write over. True exactly when all of it was taken.
     fn hand_over<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, writing: Writing) -> bool {
-        let Writing { form, bytes, mut items, reached, .. } = writing;
+        let Writing { form, bytes, mut items, reached, last, .. } = writing;
         if bytes.is_empty() {
+            // Where there is no place for `open`, a stream is open without it.
+            self.note_handed(id, &items, 0);
             self.set_place(id, |place| place.at = reached);
             return true;
         }
@@ -475,6 +501,10 @@ impl<P> Shard<P> {
         items.truncate(whole + usize::from(is_begun));
         self.note_handed(id, &items, taken);
         if taken == bytes.len() {
+            if last {
+                self.close(sink, id, CloseReason::Lost);
+                return false;
+            }
             self.set_place(id, |place| place.at = reached);
             return true;
         }
@@ -486,7 +516,10 @@ impl<P> Shard<P> {
                 pending.remainder = Some(Remainder { seq, frame, form, sent: taken - begin });
                 self.remainders.insert((seq, id.slot));
             }
-            Some(Item { end, .. }) => pending.outbox.extend_from_slice(&bytes[taken..end]),
+            Some(Item { end, what, .. }) => {
+                pending.outbox.extend_from_slice(&bytes[taken..end]);
+                pending.closing = matches!(what, What::Last).then_some(CloseReason::Lost);
+            }
             None => {}
         }
         false
@@ -511,6 +544,7 @@ impl<P> Shard<P> {
                     self.crossed.remove(&id.slot);
                     self.set_place(id, |place| (place.lost, place.astray) = (false, false));
                 }
+                What::Last => {}
                 What::Trimmed(losses) => {
                     self.count_reset(ResetReason::Trimmed);
                     self.told.extend(losses.iter().map(|&(topic, lost)| ((id.slot, topic), lost)));

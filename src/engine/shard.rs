@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 
 use crate::engine::conn::{Conn, ConnId, Flags, Many, Owes, Pending, Place, Sub};
 use crate::engine::counters::{Counters, Gauges};
+use crate::engine::following::Joined;
 use crate::engine::log::Seq;
 use crate::engine::partition::Partition;
 use crate::engine::policy::{HEARTBEAT_JITTER_PERCENT, Limits, TIMERS_PER_TURN};
@@ -21,14 +22,14 @@ use crate::engine::sweep::{Among, Batch, Scratch};
 use crate::engine::wheel::Wheel;
 use crate::engine::{CloseReason, Position, Sink, Wish};
 use crate::event::{Stamp, Tag};
-use crate::frame::sse::{self, ResetReason};
-use crate::frame::{ByteBudget, WireForm};
+use crate::frame::control::ResetReason;
+use crate::frame::{ByteBudget, WireForm, sse};
 use crate::topic::Topic;
 
 /// What a new connection wants.
 #[derive(Debug)]
 pub struct Joining<'a> {
-    /// Distinct, at least one, at most `TOPICS_PER_STREAM_MAX`.
+    /// Distinct, at most `TOPICS_PER_STREAM_MAX`; none where a WebSocket's client has yet to name some.
     pub topics: &'a [Topic],
     /// From where it wants those that are durable.
     pub position: Position,
@@ -116,6 +117,10 @@ pub struct Shard<P> {
     /// Topics whose last member left, and when. Sorted by time, since all linger equally long.
     idle: VecDeque<(u32, Key)>,
     pub(super) wishes: Vec<Wish>,
+    /// See [`Shard::take_joined`].
+    pub(super) joined: Vec<Joined>,
+    /// See [`Shard::take_settled`].
+    pub(super) settled: Vec<ConnId>,
     pub(super) source_connected: bool,
     /// The number of the connection that came last.
     pub(super) source_generation: u32,
@@ -155,6 +160,8 @@ impl<P> Shard<P> {
             readers: Readers::default(),
             idle: VecDeque::new(),
             wishes: Vec::new(),
+            joined: Vec::new(),
+            settled: Vec::new(),
             source_connected: false,
             source_generation: 0,
             refused_at: None,
@@ -172,7 +179,6 @@ impl<P> Shard<P> {
     /// it may, or is draining, or the socket has failed.
     pub fn join<S: Sink<Port = P>>(&mut self, sink: &mut S, port: P, joining: &Joining<'_>) -> Option<ConnId> {
         let &Joining { topics, form, head, position } = joining;
-        debug_assert!(!topics.is_empty());
         if self.draining.is_some() {
             self.turn_away(sink, port, form, head, CloseReason::Shutdown);
             return None;
@@ -374,7 +380,7 @@ impl<P> Shard<P> {
     }
 
     /// Enters a connection in a topic's list; the topic is asked for if it was not.
-    fn follow(&mut self, topic: &Topic, slot: u32) -> Sub {
+    pub(super) fn follow(&mut self, topic: &Topic, slot: u32) -> Sub {
         let key = match self.topics.find(topic) {
             Some(key) => key,
             None => {
@@ -507,12 +513,7 @@ impl<P> Shard<P> {
             Some(many) => many.iter().for_each(|(topic, sub)| self.leave(Sub { topic, at: sub.at })),
         }
         if conn.flags.has(Flags::DURABLE) {
-            self.places.remove(&id.slot);
-            self.crossed.remove(&id.slot);
-            self.forget_told(id.slot);
-            self.partition.forget_reader(id);
-            shrink(&mut self.places);
-            shrink(&mut self.crossed);
+            self.forget_past(id);
         }
         shrink(&mut self.pending);
         shrink(&mut self.many);
@@ -520,8 +521,18 @@ impl<P> Shard<P> {
         sink.unpark(conn.port, reason);
     }
 
+    /// Forgets where a stream stands in the history.
+    pub(super) fn forget_past(&mut self, id: ConnId) {
+        self.places.remove(&id.slot);
+        self.crossed.remove(&id.slot);
+        self.forget_told(id.slot);
+        self.partition.forget_reader(id);
+        shrink(&mut self.places);
+        shrink(&mut self.crossed);
+    }
+
     /// Takes a place out of a topic's list; the one that moves into it learns where it stands.
-    fn leave(&mut self, sub: Sub) {
+    pub(super) fn leave(&mut self, sub: Sub) {
         let now = self.now;
         let key = self.topics.key_at(sub.topic);
         let topic = self.topics.at(sub.topic);

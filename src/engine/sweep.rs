@@ -16,7 +16,7 @@ use crate::engine::shard::{Run, Shard};
 use crate::engine::slab::Key;
 use crate::engine::{CloseReason, Sent, Sink};
 use crate::frame::WireForm;
-use crate::frame::sse::ResetReason;
+use crate::frame::control::ResetReason;
 
 /// Members a walk may look at per send it is allowed: looking costs about 20 ns, sending 5 µs.
 const LOOKS_PER_SEND: usize = 16;
@@ -85,6 +85,7 @@ impl<P> Shard<P> {
                     looks -= 1;
                     self.readers.served += 1;
                     self.serve(sink, id);
+                    self.note_settled(id);
                 }
                 None => break,
             }
@@ -206,6 +207,10 @@ impl<P> Shard<P> {
         let (owes, flags) = self.conns.get(id).map(|conn| (conn.owes, conn.flags)).expect("the caller has it");
         if owes == Owes::NOTHING {
             return true;
+        }
+        if Owes::RESETS.iter().any(|&(debt, _)| owes.has(debt)) && !self.can_be_told(id) {
+            self.dismiss(sink, id, CloseReason::Lost);
+            return false;
         }
         let mut out = Vec::new();
         if owes.has(Owes::OPEN) {

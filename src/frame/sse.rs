@@ -12,12 +12,9 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-use crate::event::{Event, EventId};
+use crate::event::Event;
 use crate::frame::control::Control;
 use crate::frame::{WireForm, ws};
-use crate::topic::Topic;
-
-pub use crate::frame::control::{DrainReason, ResetReason};
 
 /// A comment without a blank line after it. With one, two client libraries emit phantom events.
 const HEARTBEAT: &[u8] = b"2\r\n:\n\r\n";
@@ -87,17 +84,6 @@ impl Chunk {
     pub fn plain(&self) -> &[u8] {
         &self.bytes[usize::from(self.prefix)..self.bytes.len() - CHUNK_END]
     }
-
-    /// The block in `form`, which is one of Server-Sent Events. A WebSocket's form of a control event is given by
-    /// [`Control::bytes`]; here it has none, and gets nothing.
-    #[must_use]
-    pub fn bytes(&self, form: WireForm) -> &[u8] {
-        match form {
-            WireForm::SseChunked => self.chunked(),
-            WireForm::SsePlain => self.plain(),
-            WireForm::WsJson | WireForm::WsData => b"",
-        }
-    }
 }
 
 /// What shows that an idle stream is alive: a comment, or a ping.
@@ -117,30 +103,6 @@ pub fn body_end(form: WireForm) -> &'static [u8] {
         WireForm::SseChunked => FINAL_CHUNK,
         WireForm::SsePlain | WireForm::WsJson | WireForm::WsData => b"",
     }
-}
-
-/// As [`Control::open`], encoded.
-#[must_use]
-pub fn open<'a>(topics: impl Iterator<Item = &'a Topic>, retry_ms: u32, resumed: bool, id: Option<EventId>) -> Chunk {
-    Chunk::control(&Control::open(topics, retry_ms, resumed, id))
-}
-
-/// As [`Control::reset`], encoded.
-#[must_use]
-pub fn reset<'a>(reason: ResetReason, topics: impl Iterator<Item = &'a Topic>, id: Option<EventId>) -> Chunk {
-    Chunk::control(&Control::reset(reason, topics, id))
-}
-
-/// As [`Control::drain`], encoded.
-#[must_use]
-pub fn drain(reason: DrainReason, retry_ms: u32) -> Chunk {
-    Chunk::control(&Control::drain(reason, retry_ms))
-}
-
-/// As [`Control::unavailable`], encoded.
-#[must_use]
-pub fn unavailable(retry_ms: u32) -> Chunk {
-    Chunk::control(&Control::unavailable(retry_ms))
 }
 
 /// Length of the `data:` lines of `data`.
@@ -209,7 +171,9 @@ impl ChunkWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{EventName, Stamp, Stored};
+    use crate::event::{EventId, EventName, Stamp, Stored};
+    use crate::frame::control::ResetReason;
+    use crate::topic::Topic;
     use proptest::prelude::*;
 
     fn event(name: Option<&str>, data: &[u8], id: Option<EventId>) -> Event {
@@ -249,17 +213,17 @@ mod tests {
     #[test]
     fn control_blocks_carry_retry_beside_data() {
         let topics = [Topic::parse("a\"b").expect("a topic")];
-        let open = open(topics.iter(), 2500, false, None);
+        let open = Chunk::control(&Control::open(topics.iter(), 2500, false, None));
         assert_eq!(
             std::str::from_utf8(open.plain()),
             Ok("event: fanwheel.open\nretry: 2500\ndata: {\"topics\":[\"a\\\"b\"],\"resumed\":false}\n\n")
         );
-        let told = reset(ResetReason::TooLarge, topics.iter(), None);
+        let told = Chunk::control(&Control::reset(ResetReason::TooLarge, topics.iter(), None));
         assert_eq!(
             std::str::from_utf8(told.plain()),
             Ok("event: fanwheel.reset\ndata: {\"reason\":\"too-large\",\"topics\":[\"a\\\"b\"]}\n\n")
         );
-        let told = reset(ResetReason::Trimmed, topics.iter(), EventId::parse("5-0-abcd"));
+        let told = Chunk::control(&Control::reset(ResetReason::Trimmed, topics.iter(), EventId::parse("5-0-abcd")));
         assert!(told.plain().ends_with(b"]}\nid: 5-0-abcd\n\n"), "the id is the last line");
     }
 

@@ -96,6 +96,12 @@ impl Load {
         self.has_spare(bytes).then(|| self.share(bytes)).flatten()
     }
 
+    /// A share of what publishing so many bytes may occupy, with the bytes themselves.
+    #[must_use]
+    pub fn publishing(&self, bytes: usize) -> Option<Share> {
+        self.share((1 + SOURCE_COPIES) * bytes)
+    }
+
     fn has_spare(&self, bytes: usize) -> bool {
         self.bytes() + bytes <= SPARE_BYTES_MAX
     }

@@ -271,11 +271,11 @@ async fn open(mut wants: Wants, desk: Rc<Desk>, leash: Rc<Leash>) -> Response<An
         return std::future::pending().await;
     };
     if place.admission() == Admission::TurnedAway {
-        wants.topics.clear();
+        wants.topics = None;
     }
     let pipe = Pipe::new(leash);
     let mut response = Response::new(AnyBody::Events(EventBody::new(Rc::clone(&pipe), Rc::clone(&desk))));
     events::put_headers(response.headers_mut(), &wants.origin);
-    desk.hand_over(Newcomer { port: Arriving::Body(pipe), place, wants });
+    desk.hand_over(Newcomer { port: Arriving::Body(pipe), place, wants, early: Vec::new() });
     response
 }

@@ -22,6 +22,7 @@ mod refusal;
 mod rewind;
 mod room;
 pub mod topics;
+mod websocket;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -51,7 +52,7 @@ use room::HeadRoom;
 
 /// After an answer that ends the connection, unread bytes of the request are thrown away for this
 /// long, and so many of them: closing with bytes unread would reset the connection and the answer with it.
-const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 2 * publish::BODY_BYTES_MAX;
 /// Bytes thrown away at once.
 const SCRATCH_BYTES: usize = 16 << 10;
@@ -108,7 +109,8 @@ async fn serve_http1(socket: Rewind, desk: Rc<Desk>, place: Place) {
     match (ended, wants) {
         (Err(error), Some(wants)) if error.is_user() => {
             if let Ok(socket) = socket.into_std() {
-                desk.hand_over(Newcomer { port: Arriving::Socket(OwnedFd::from(socket)), place, wants });
+                let early = Vec::from(parts.read_buf);
+                desk.hand_over(Newcomer { port: Arriving::Socket(OwnedFd::from(socket)), place, wants, early });
             }
         }
         (ended, _) => {
@@ -148,7 +150,7 @@ fn connection(socket: Muted, service: Service) -> http1::Connection<Muted, Servi
 }
 
 /// Says the last, ends our side, then waits for the peer to end its own.
-async fn linger(socket: &mut TcpStream, last: Vec<u8>) -> std::io::Result<()> {
+pub(crate) async fn linger(socket: &mut TcpStream, last: Vec<u8>) -> std::io::Result<()> {
     socket.write_all(&last).await?;
     drop(last);
     socket.shutdown().await?;
@@ -231,6 +233,9 @@ async fn dispatch(request: Request<Incoming>, desk: &Desk, admission: Admission)
     }
     if path == "/events" {
         return events::open(request, desk, admission).await;
+    }
+    if path == "/ws" {
+        return websocket::open(&request, desk, admission);
     }
     if admission == Admission::TurnedAway {
         return Err(Problem::unavailable(

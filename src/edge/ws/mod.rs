@@ -20,13 +20,20 @@ pub mod decoder;
 pub mod handshake;
 pub mod operation;
 pub mod session;
+pub mod talk;
 pub mod violation;
 
+use std::time::Duration;
+
+use crate::edge::BODY_TIMEOUT;
 use crate::edge::http::publish::BODY_BYTES_MAX;
 use crate::event::EVENT_BYTES_MAX;
 
 /// Most bytes of one message, in all its fragments: as of a body of `POST /topics/{topic}`.
 pub const MESSAGE_BYTES_MAX: usize = EVENT_BYTES_MAX;
+
+/// How long a client may take over a message, like over a request's body.
+pub const MESSAGE_TIMEOUT: Duration = BODY_TIMEOUT;
 
 // A message may publish no more than a request may.
 const _: () = assert!(MESSAGE_BYTES_MAX <= BODY_BYTES_MAX);
