@@ -38,4 +38,5 @@ mod slow_readers;
 mod stopping;
 mod streams;
 mod version;
+mod websocket;
 mod ws;

@@ -221,12 +221,14 @@ impl Admin {
         let loaded = Ordering::Relaxed;
         let mut page = Page::default();
 
+        let websockets = held(&|report| report.gauges.websockets);
         let streams = held(&|report| report.gauges.connections);
         let heads = (self.admissions.len() as f64 - streams).max(0.0);
         page.gauges(
             "fanwheel_connections",
-            "Connections on the public listener: event streams, and HTTP connections that are none (yet)",
-            [(vec![("transport", "sse")], streams), (vec![("transport", "http")], heads)],
+            "Connections on the public listener: event streams, WebSockets, and HTTP connections that are none (yet)",
+            [("sse", streams - websockets), ("websocket", websockets), ("http", heads)]
+                .map(|(transport, count)| (vec![("transport", transport)], count)),
         );
         page.counters(
             "fanwheel_connections_closed",

@@ -54,10 +54,7 @@ impl Ports {
         if let Some(address) = place.park() {
             self.addresses.insert(socket.as_raw_fd(), address);
         }
-        match form {
-            WireForm::SseChunked | WireForm::SsePlain => Port::Socket(socket),
-            WireForm::WsJson | WireForm::WsData => Port::WebSocket(socket),
-        }
+        if form.is_websocket() { Port::WebSocket(socket) } else { Port::Socket(socket) }
     }
 
     /// Takes a body with its place.

@@ -60,6 +60,8 @@ pub struct Gauges {
     pub timers: usize,
     /// Bytes of logs and of frames held by unfinished writes.
     pub log_bytes: usize,
+    /// Connections that are WebSockets.
+    pub websockets: usize,
     /// Entries of the run queue.
     pub run_queue: usize,
     /// True exactly when the source is connected.

@@ -183,7 +183,7 @@ impl<P> Shard<P> {
 
     /// A stream may have settled: whoever waits to hear its client looks.
     pub(super) fn note_settled(&mut self, id: ConnId) {
-        let is_heard = |conn: &Conn<P>| matches!(conn.form, WireForm::WsJson | WireForm::WsData) && conn.is_settled();
+        let is_heard = |conn: &Conn<P>| conn.form.is_websocket() && conn.is_settled();
         if self.conns.get(id).is_some_and(is_heard) {
             self.settled.push(id);
         }

@@ -88,6 +88,8 @@ pub struct Shard<P> {
     /// The number of the newest event.
     pub(super) seq: Seq,
     pub(super) conns: Slab<Conn<P>>,
+    /// Those of them that are WebSockets.
+    websockets: usize,
     /// Subscriptions of streams with several topics, by slot. An entry exists exactly for `Flags::MANY`.
     pub(super) many: HashMap<u32, Many, foldhash::fast::RandomState>,
     /// What blocked connections have left to write, by slot. An entry exists exactly for `Flags::BLOCKED`.
@@ -143,6 +145,7 @@ impl<P> Shard<P> {
             rng: fastrand::Rng::with_seed(seed),
             seq: 0,
             conns: Slab::default(),
+            websockets: 0,
             many: HashMap::default(),
             pending: HashMap::default(),
             remainders: BTreeSet::new(),
@@ -199,6 +202,7 @@ impl<P> Shard<P> {
             link: Default::default(),
             last_write: self.now,
         });
+        self.websockets += usize::from(form.is_websocket());
         let places: Vec<Sub> = topics.iter().map(|topic| self.follow(topic, id.slot)).collect();
         let waiting = places.iter().filter(|place| !self.topics.at(place.topic).is_ready()).count();
         let is_durable = places.iter().any(|place| self.topics.at(place.topic).past.is_some());
@@ -343,6 +347,7 @@ impl<P> Shard<P> {
     pub fn gauges(&self) -> Gauges {
         Gauges {
             connections: self.conns.len(),
+            websockets: self.websockets,
             blocked: self.pending.len(),
             topics: self.topics.len(),
             topics_unconfirmed: self.topics.unconfirmed(),
@@ -508,6 +513,7 @@ impl<P> Shard<P> {
             self.remainders.remove(&(remainder.seq, id.slot));
         }
         let conn = self.conns.remove(id).expect("just found");
+        self.websockets -= usize::from(conn.form.is_websocket());
         match self.many.remove(&id.slot) {
             None => self.leave(conn.sub),
             Some(many) => many.iter().for_each(|(topic, sub)| self.leave(Sub { topic, at: sub.at })),

@@ -32,6 +32,14 @@ pub enum WireForm {
     WsData,
 }
 
+impl WireForm {
+    /// True exactly when it is one of WebSocket.
+    #[must_use]
+    pub fn is_websocket(self) -> bool {
+        matches!(self, WireForm::WsJson | WireForm::WsData)
+    }
+}
+
 /// What a frame costs beside its bytes: the event, the frame, their reference counts, the log entry
 /// and the allocator's rounding.
 pub const FRAME_OVERHEAD: usize = 320;

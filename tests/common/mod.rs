@@ -13,6 +13,7 @@ pub mod redis;
 pub mod server;
 pub mod sse;
 pub mod trial;
+pub mod websocket;
 pub mod wire;
 
 use std::time::{Duration, Instant};

@@ -39,7 +39,7 @@ fn request(head: &str) -> Request<()> {
     request.body(()).unwrap()
 }
 
-fn response(head: &str) -> Response<()> {
+pub fn response(head: &str) -> Response<()> {
     let (line, headers) = head.split_once("\r\n").unwrap();
     let mut response = Response::builder().status(line.split(' ').nth(1).unwrap());
     response.headers_mut().unwrap().extend(fields(headers));

@@ -8,10 +8,11 @@ mod closing;
 mod control;
 mod differential;
 mod fragments;
-mod frame;
+pub mod frame;
 mod framing;
 mod handshake;
 mod limits;
+mod sockets;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -94,7 +94,8 @@ impl World {
             CloseReason::Limit => {
                 socket.unparkable || (self.limits.topics_max < 1_000 && (said("drain limit") || socket.id.is_none()))
             }
-            CloseReason::Protocol => false,
+            // Only data-only WebSockets cannot be told of a loss.
+            CloseReason::Protocol | CloseReason::Lost => false,
             CloseReason::Shutdown => {
                 self.leaving == Leaving::Everybody
                     || (self.leaving == Leaving::Politely
