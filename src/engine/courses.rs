@@ -1,6 +1,8 @@
 //! Courses of a shard with durable topics, step by step: what chance takes too rarely, and what only the shard itself
 //! can see.
 
+mod changes;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -87,10 +89,14 @@ impl Stage {
 
     /// A stream of these topics; gives its number and its name.
     fn join(&mut self, names: &[&str], position: Position) -> (usize, ConnId) {
+        self.join_as(WireForm::SsePlain, names, position)
+    }
+
+    fn join_as(&mut self, form: WireForm, names: &[&str], position: Position) -> (usize, ConnId) {
         let number = self.wire.0.len();
         self.wire.0.push(Socket { took: Vec::new(), room: usize::MAX, closed: None });
         let topics: Vec<Topic> = names.iter().map(|name| topic(name)).collect();
-        let joining = Joining { topics: &topics, position, form: WireForm::SsePlain, head: b"head\n\n" };
+        let joining = Joining { topics: &topics, position, form, head: b"head\n\n" };
         let id = self.shard.join(&mut self.wire, number, &joining).expect("it is let in");
         self.sweep();
         (number, id)

@@ -10,11 +10,11 @@
 //!
 //! While the shard is holding everybody waits: what a position is worth cannot be said before the marker.
 
-use crate::engine::{CloseReason, Sink};
 use crate::engine::conn::{ConnId, Place};
 use crate::engine::history::{Position, Read, Verdict};
 use crate::engine::pages::Purpose;
 use crate::engine::shard::Shard;
+use crate::engine::{CloseReason, Sink};
 use crate::event::Stamp;
 use crate::frame::control::{Control, ResetReason};
 

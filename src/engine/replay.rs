@@ -25,9 +25,9 @@ use std::rc::Rc;
 
 use crate::engine::conn::{ConnId, Flags, Place, Remainder};
 use crate::engine::history::{Chain, Verdict};
+use crate::engine::outbox::close_frame;
 use crate::engine::pages::Cached;
 use crate::engine::policy::BATCH_BYTES_MAX;
-use crate::engine::outbox::close_frame;
 use crate::engine::shard::Shard;
 use crate::engine::{CloseReason, Sent, Sink};
 use crate::event::{EventId, Stamp, Tag};
