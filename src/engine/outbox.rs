@@ -77,7 +77,7 @@ impl<P> Shard<P> {
 
     /// Writes bytes for this connection alone: now, and what is not taken from its outbox.
     pub(super) fn say<S: Sink<Port = P>>(&mut self, sink: &mut S, id: ConnId, bytes: &[u8]) {
-        let Some(conn) = self.conns.get(id) else { return };
+        let Some(conn) = self.conns.get(id).filter(|_| !bytes.is_empty()) else { return };
         debug_assert!(!conn.flags.has(Flags::BLOCKED), "a blocked connection owes; it is not spoken to");
         self.counters.sends += 1;
         match sink.send(&conn.port, bytes) {

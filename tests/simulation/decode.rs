@@ -1,5 +1,6 @@
 //! What a client makes of a socket's bytes. Shares no code with the encoder: chunks are taken apart
-//! here, blocks are read by the `eventsource-stream` crate.
+//! here, blocks are read by the `eventsource-stream` crate. Frames of a WebSocket are taken apart here too, and their
+//! messages read by `serde_json`.
 
 use std::collections::HashMap;
 
@@ -14,7 +15,7 @@ pub enum Item {
     Heartbeat,
     /// One event.
     Block(Block),
-    /// The end of a chunked body.
+    /// The end of a chunked body; a close frame.
     End,
 }
 
@@ -48,6 +49,10 @@ impl Decoder {
         Decoder { form, head: head.to_vec(), rest: Vec::new(), ended: false }
     }
 
+    pub fn is_websocket(&self) -> bool {
+        self.form.is_websocket()
+    }
+
     /// True exactly when nothing is begun and not finished.
     pub fn is_at_border(&self) -> bool {
         self.head.is_empty() && self.rest.is_empty()
@@ -71,7 +76,8 @@ impl Decoder {
             let length = match self.form {
                 WireForm::SseChunked => self.chunk(parsed, &mut items),
                 WireForm::SsePlain => self.block(parsed, &mut items),
-                WireForm::WsJson | WireForm::WsData => panic!("the simulation's clients read event streams"),
+                WireForm::WsJson => self.frame(parsed, &mut items),
+                WireForm::WsData => panic!("who sees data alone cannot tell one event from another"),
             };
             match length {
                 Some(length) => drop(self.rest.drain(..length)),
@@ -101,6 +107,26 @@ impl Decoder {
         Some(end + 2)
     }
 
+    /// The length of a complete frame of a WebSocket at the front.
+    fn frame(&mut self, parsed: &mut Parsed, items: &mut Vec<Item>) -> Option<usize> {
+        let (begin, length) = match self.rest.get(1)? {
+            126 => (4, usize::from(u16::from_be_bytes(self.rest.get(2..4)?.try_into().unwrap()))),
+            127 => (10, u64::from_be_bytes(self.rest.get(2..10)?.try_into().unwrap()) as usize),
+            &length => (2, usize::from(length)),
+        };
+        let payload = self.rest.get(begin..begin + length)?;
+        items.push(match self.rest[0] {
+            0x81 => Item::Block(parsed.parse_json(payload)),
+            0x89 if length == 0 => Item::Heartbeat,
+            0x88 if length >= 2 => {
+                self.ended = true;
+                Item::End
+            }
+            other => panic!("a server sends no frame {other:#x} of {length} bytes"),
+        });
+        Some(begin + length)
+    }
+
     /// The length of a complete block at the front.
     fn block(&mut self, parsed: &mut Parsed, items: &mut Vec<Item>) -> Option<usize> {
         if self.rest.starts_with(b":\n") {
@@ -114,6 +140,23 @@ impl Decoder {
 }
 
 impl Parsed {
+    /// Reads one message, which has no line for `retry`, and keeps line ends as they are.
+    fn parse_json(&mut self, message: &[u8]) -> Block {
+        if let Some(known) = self.0.get(message) {
+            return known.clone();
+        }
+        let json: serde_json::Value = serde_json::from_slice(message).unwrap();
+        let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+        let name = json["event"].as_str().unwrap_or("message").to_owned();
+        let is_control = name.starts_with("fanwheel.");
+        assert_eq!(json.get("topic").is_none(), is_control, "{json}");
+        let data = if is_control { json["data"].to_string() } else { text("data") };
+        let data = data.replace("\r\n", "\n").replace('\r', "\n");
+        let block = Block { has_retry: is_control && name != "fanwheel.reset", name, data, id: text("id") };
+        self.0.insert(message.to_vec(), block.clone());
+        block
+    }
+
     /// Reads one block, which is exactly one event.
     fn parse(&mut self, block: &[u8]) -> Block {
         if let Some(known) = self.0.get(block) {

@@ -209,13 +209,16 @@ impl Sink for Sockets {
         assert!(!bytes.is_empty(), "a write of nothing");
         assert!(!socket.dead, "a write after `Closed`");
         assert!(!socket.watched || socket.asked, "a blocked socket is asked, not offered");
-        let one_frame = bytes.len() <= BATCH_BYTES_MAX || memchr::memmem::find_iter(bytes, b"\n\n").count() == 1;
+        let blocks = || memchr::memmem::find_iter(bytes, b"\n\n").count();
+        let is_message = socket.decoder.is_websocket() && (bytes[0] == 0x81 || !socket.decoder.is_at_border());
+        let one_frame = bytes.len() <= BATCH_BYTES_MAX || is_message || blocks() == 1;
         assert!(one_frame, "a batch of {} bytes", bytes.len());
         if !socket.watched {
             // Control blocks are promised when they are first offered: from then on they only wait.
-            let said = memchr::memmem::find_iter(bytes, b"event: fanwheel.").map(|_| moment);
-            socket.announced.extend(said);
-            socket.beats += usize::from(bytes == b"2\r\n:\n\r\n" || bytes == b":\n");
+            for name in [&b"event: fanwheel."[..], b"\"event\":\"fanwheel."] {
+                socket.announced.extend(memchr::memmem::find_iter(bytes, name).map(|_| moment));
+            }
+            socket.beats += usize::from([&b"2\r\n:\n\r\n"[..], b":\n", b"\x89\0"].contains(&bytes));
         }
         if std::mem::take(&mut socket.dies) {
             socket.dead = true;

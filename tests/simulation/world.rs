@@ -116,7 +116,9 @@ impl Tally {
     /// True exactly when everything has happened.
     pub fn is_complete(&self) -> bool {
         let rest = [self.blocked, self.log_full, self.evictions, self.heartbeats];
-        self.resets.iter().chain(&self.closed).chain(&rest).all(|&times| times > 0)
+        let closed = CloseReason::ALL.iter().zip(&self.closed).filter(|(reason, _)| **reason != CloseReason::Lost);
+        let closed = closed.map(|(_, times)| times);
+        self.resets.iter().chain(closed).chain(&rest).all(|&times| times > 0)
     }
 }
 
@@ -213,7 +215,7 @@ impl World {
         let mut topics: Vec<usize> = (0..self.topics.len()).collect();
         self.rng.shuffle(&mut topics);
         topics.truncate(count);
-        let form = if self.rng.bool() { WireForm::SseChunked } else { WireForm::SsePlain };
+        let form = [WireForm::SseChunked, WireForm::SsePlain, WireForm::WsJson][self.rng.usize(0..3)];
         let mut head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", self.sockets.all.len()).into_bytes();
         if self.rng.bool() {
             head.extend_from_slice(sse::heartbeat(form));
@@ -285,6 +287,8 @@ impl World {
             stored: None,
             received_us: 0,
         };
+        // Header, names of fields, `null` twice or a name, what is escaped.
+        let as_message = 64 + self.names[topic].len() + name.len() + 2 * text.len();
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let mut body = 1 + if name.is_empty() { 0 } else { "event: \n".len() + name.len() };
         body +=
@@ -293,7 +297,7 @@ impl World {
             topic,
             name: if name.is_empty() { "message".into() } else { name },
             text,
-            encoded: body + format!("{body:x}").len() + 4,
+            encoded: body + format!("{body:x}").len() + 4 + as_message,
             fate: Fate::Missed,
             taken: 0,
             logged: false,
