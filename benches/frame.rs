@@ -15,6 +15,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanwheel::event::Event;
+use fanwheel::frame::WireForm;
 use fanwheel::frame::control::{Control, ResetReason};
 use fanwheel::frame::sse::Chunk;
 use fanwheel::frame::ws;

@@ -26,6 +26,7 @@ use fanwheel::event::Event;
 use fanwheel::frame::WireForm;
 use fanwheel::frame::control::{Control, ResetReason};
 use fanwheel::frame::sse::Chunk;
+use fanwheel::frame::ws;
 use fanwheel::topic::Topic;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, LibraryBenchmarkConfig};
@@ -42,6 +43,16 @@ const TIMES: u64 = 1_000;
 fn encode(event: Event, times: u64) -> Event {
     for _ in 0..times {
         black_box(Chunk::encode(black_box(&event)));
+    }
+    event
+}
+
+#[library_benchmark]
+#[bench::quote(frame::quote(), TIMES)]
+#[bench::prose(frame::prose(), 1)]
+fn message(event: Event, times: u64) -> Event {
+    for _ in 0..times {
+        black_box(ws::json(black_box(&event)));
     }
     event
 }
@@ -134,7 +145,7 @@ fn advance(mut heartbeats: Heartbeats) -> Heartbeats {
     heartbeats
 }
 
-library_benchmark_group!(name = of_frame, benchmarks = [encode, open, reset]);
+library_benchmark_group!(name = of_frame, benchmarks = [encode, message, open, reset]);
 library_benchmark_group!(name = of_log, benchmarks = [push_and_evict, position_after, encode_in_log]);
 library_benchmark_group!(name = of_turn, benchmarks = [round]);
 library_benchmark_group!(name = of_wheel, benchmarks = [insert_and_remove, advance]);

@@ -48,6 +48,7 @@ pub mod slab;
 mod sweep;
 mod tails;
 pub mod wheel;
+mod writing;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -25,10 +25,10 @@ use std::rc::Rc;
 
 use crate::engine::conn::{ConnId, Flags, Place, Remainder};
 use crate::engine::history::{Chain, Verdict};
-use crate::engine::outbox::close_frame;
 use crate::engine::pages::Cached;
 use crate::engine::policy::BATCH_BYTES_MAX;
 use crate::engine::shard::Shard;
+use crate::engine::writing::{Item, What, Writing};
 use crate::engine::{CloseReason, Sent, Sink};
 use crate::event::{EventId, Stamp, Tag};
 use crate::frame::control::{Control, ResetReason};
@@ -58,44 +58,6 @@ enum Shelf {
     Page(Rc<Cached>),
 }
 
-/// What is handed over in one write.
-#[derive(Debug)]
-struct Writing {
-    form: WireForm,
-    bytes: Vec<u8>,
-    items: Vec<Item>,
-    /// Where the reader stands when all of it was taken.
-    reached: EventId,
-    /// As [`Place::fresh`], when all of it was taken.
-    fresh: bool,
-    /// True exactly when it ends with the connection's last frame: there is a loss that cannot be told.
-    last: bool,
-}
-
-/// A block of a write.
-#[derive(Debug)]
-struct Item {
-    /// Where it ends in the write.
-    end: usize,
-    /// Where the reader stands behind it.
-    reached: EventId,
-    what: What,
-}
-
-/// See [`Item`].
-#[derive(Debug)]
-enum What {
-    /// True exactly when it names a position.
-    Open(bool),
-    Reset(ResetReason),
-    /// The connection's last frame: its form has no place for a loss.
-    Last,
-    /// Events of these topics are gone, of each up to a number.
-    Trimmed(Vec<(u32, Stamp)>),
-    /// An event of this topic.
-    Event(u32, Rc<Frame>),
-}
-
 /// Where the heads of a reader's topics lie, and up to where they are known.
 enum Heads {
     Found(Vec<Head>, Stamp),
@@ -103,27 +65,6 @@ enum Heads {
     Missing(Vec<(Topic, Stamp)>),
     /// Something is gone, and whether this reader has missed it will be seen when its shard has got there.
     Unclear,
-}
-
-impl Writing {
-    fn put(&mut self, bytes: &[u8], what: What, reached: EventId) {
-        if self.last {
-            return;
-        }
-        self.bytes.extend_from_slice(bytes);
-        self.items.push(Item { end: self.bytes.len(), reached, what });
-        self.reached = reached;
-    }
-
-    /// Puts a reset; where there is no place for one, the end.
-    fn put_reset(&mut self, block: &Control, what: What, reached: EventId) {
-        if let Some(bytes) = block.bytes(self.form) {
-            return self.put(&bytes, what, reached);
-        }
-        let reached = self.reached;
-        self.put(&close_frame(CloseReason::Lost), What::Last, reached);
-        self.last = true;
-    }
 }
 
 impl<P> Shard<P> {
