@@ -19,7 +19,18 @@ pub(crate) struct Dialect {
     pub(crate) subscribe_path: String,
     pub(crate) topic_separator: String,
     pub(crate) open_on: OpenOn,
+    pub(crate) transport: Transport,
     pub(crate) publish: PublishRequest,
+}
+
+/// What a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    /// Server-Sent Events
+    Sse,
+    /// WebSocket, with Fanwheel's subprotocol
+    Websocket,
 }
 
 /// The request that publishes one event by HTTP.
@@ -51,6 +62,7 @@ impl Dialect {
             subscribe_path: "/events?topic={topics}".to_owned(),
             topic_separator: "&topic=".to_owned(),
             open_on: OpenOn::Open,
+            transport: Transport::Sse,
             publish: PublishRequest::plain("POST", "/topics/{topic}"),
         }
     }
@@ -61,6 +73,7 @@ impl Dialect {
             subscribe_path: "/sub/{topics}".to_owned(),
             topic_separator: ",".to_owned(),
             open_on: OpenOn::Head,
+            transport: Transport::Sse,
             publish: PublishRequest::plain("POST", "/pub/{topic}"),
         }
     }
@@ -75,6 +88,15 @@ impl Dialect {
         }
     }
 
+    /// The same server's streams over WebSocket; of Fanwheel alone it is known how.
+    pub(crate) fn over(self, transport: Transport) -> Result<Self> {
+        if transport == self.transport {
+            return Ok(self);
+        }
+        ensure!(self.subscribe_path == Self::fanwheel().subscribe_path, "--transport websocket is for Fanwheel alone");
+        Ok(Self { subscribe_path: "/ws?topic={topics}".to_owned(), transport, ..self })
+    }
+
     /// The request that opens a stream of all `topics`, after its last id if it has one.
     pub(crate) fn subscribe_request<'a>(
         &self,
@@ -84,8 +106,22 @@ impl Dialect {
     ) -> String {
         let topics: Vec<String> = topics.map(percent_encode).collect();
         let path = self.subscribe_path.replace("{topics}", &topics.join(&self.topic_separator));
-        let last = last.map_or(String::new(), |last| format!("Last-Event-ID: {last}\r\n"));
-        format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{last}\r\n", target.authority)
+        let Target { authority, .. } = target;
+        match self.transport {
+            Transport::Sse => {
+                let last = last.map_or(String::new(), |last| format!("Last-Event-ID: {last}\r\n"));
+                format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nAccept: text/event-stream\r\n{last}\r\n")
+            }
+            Transport::Websocket => {
+                let last = last.map_or(String::new(), |last| format!("&last_event_id={last}"));
+                // The key of RFC 6455, section 1.2: nobody between here and there keeps answers for later.
+                format!(
+                    "GET {path}{last} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                     Sec-WebSocket-Protocol: fanwheel.v1.json\r\n\r\n"
+                )
+            }
+        }
     }
 }
 
@@ -136,6 +172,16 @@ mod tests {
         let last = Id::parse("1795295280917-0-k3Zq");
         let request = Dialect::fanwheel().subscribe_request(&target(), ["x"].into_iter(), last);
         assert!(request.ends_with("\r\nLast-Event-ID: 1795295280917-0-k3Zq\r\n\r\n"), "{request}");
+    }
+
+    #[test]
+    fn a_websocket_says_it_in_the_query() {
+        let dialect = Dialect::fanwheel().over(Transport::Websocket).unwrap();
+        let last = Id::parse("1795295280917-0-k3Zq");
+        let request = dialect.subscribe_request(&target(), ["x", "y"].into_iter(), last);
+        let line = "GET /ws?topic=x&topic=y&last_event_id=1795295280917-0-k3Zq HTTP/1.1\r\n";
+        assert!(request.starts_with(line) && request.ends_with("\r\n\r\n"), "{request}");
+        assert!(Dialect::nchan().over(Transport::Websocket).is_err());
     }
 
     #[test]

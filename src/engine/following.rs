@@ -129,7 +129,10 @@ impl<P> Shard<P> {
         let slots = self.many[&id.slot].iter().map(|(topic, _)| topic).collect::<Vec<_>>();
         if slots.into_iter().all(|slot| self.topics.at(slot).past.is_none()) {
             self.forget_past(id);
-            self.conns.at(id.slot).expect("the caller has it").flags.clear(Flags::DURABLE);
+            let flags = &mut self.conns.at(id.slot).expect("the caller has it").flags;
+            flags.clear(Flags::DURABLE);
+            // Of live topics it is handed everything by its cursor meanwhile.
+            flags.clear(Flags::REPLAYING);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The floor's subscribers: the same workers as those of `run`, told about groups as topics.
 
 use super::FloorPlan;
-use crate::dialect::{Dialect, OpenOn, PublishRequest};
+use crate::dialect::{Dialect, OpenOn, PublishRequest, Transport};
 use crate::swarm::{WorkerPlan, spread};
 use crate::target::Target;
 
@@ -32,6 +32,7 @@ fn dialect() -> Dialect {
         subscribe_path: "/{topics}".to_owned(),
         topic_separator: ",".to_owned(),
         open_on: OpenOn::Open,
+        transport: Transport::Sse,
         publish: PublishRequest::plain("POST", "/{topic}"),
     }
 }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::process::Process;
 use super::{Running, Setup, install, ports};
-use crate::dialect::{Dialect, OpenOn, PublishRequest};
+use crate::dialect::{Dialect, OpenOn, PublishRequest, Transport};
 use crate::http::{HEAD_LEN_MAX, Head};
 use crate::target::{Target, percent_encode};
 
@@ -54,6 +54,7 @@ fn dialect() -> Dialect {
         subscribe_path: "/topics/{topics}?offset=now&live=sse".to_owned(),
         topic_separator: ",".to_owned(),
         open_on: OpenOn::Head,
+        transport: Transport::Sse,
         publish: PublishRequest {
             method: "POST".to_owned(),
             path: "/topics/{topic}".to_owned(),

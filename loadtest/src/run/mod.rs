@@ -127,7 +127,7 @@ pub(crate) fn measure_peer(flags: &Flags, peer: Peer) -> Result<Report> {
         let mut running = peer.start(&setup).with_context(|| format!("start {}", peer.name()))?;
         let endpoint = Endpoint {
             subscribe: running.subscribe.clone(),
-            dialect: running.dialect.clone(),
+            dialect: running.dialect.clone().over(flags.transport).context(Usage)?,
             publish: running.publish.clone(),
             server_pids: running.server_pids(),
             broker_pid: running.broker_pid(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, ValueEnum};
 
 use crate::assertion::Assertion;
-use crate::dialect::OpenOn;
+use crate::dialect::{OpenOn, Transport};
 use crate::duration::parse_duration;
 use crate::peers::Peer;
 use crate::schedule::Schedule;
@@ -48,6 +48,9 @@ pub(crate) struct Flags {
     #[arg(long, help_heading = "Server")]
     pub(crate) admin_url: Option<String>,
 
+    /// What a stream is
+    #[arg(long, help_heading = "Streams", value_enum, default_value_t = Transport::Sse)]
+    pub(crate) transport: Transport,
     /// Event streams that read
     #[arg(long, help_heading = "Streams", default_value_t = 1_000)]
     pub(crate) streams: usize,

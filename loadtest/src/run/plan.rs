@@ -205,7 +205,7 @@ impl Flags {
         }
         dialect.open_on = self.open_on.unwrap_or(dialect.open_on);
         self.change_publishing(&mut dialect.publish)?;
-        Ok(dialect)
+        dialect.over(self.transport)
     }
 
     fn change_publishing(&self, publish: &mut PublishRequest) -> Result<()> {

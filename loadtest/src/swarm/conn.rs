@@ -1,4 +1,4 @@
-//! The parser of one event stream: HTTP/1.1 response → body → blocks.
+//! The parser of one event stream: HTTP/1.1 response → body → blocks; or, behind a `101`, frames of a WebSocket.
 //!
 //! **For:** thousands of streams per process that share one read buffer. A parser holds no bytes.
 //! What it cannot use yet (half a head, half a block) it points out, and the caller puts it in
@@ -22,7 +22,11 @@ use std::ops::Range;
 
 use anyhow::{Result, bail};
 
+use super::frames;
 use crate::http::{Body, Head};
+
+/// The status behind which a connection speaks another protocol.
+const SWITCHING: u16 = 101;
 
 /// A longer block is refused: 1 MiB is the largest event of the servers measured, and JSON in
 /// which each byte became `\u00XX` is six times that.
@@ -71,6 +75,8 @@ pub(crate) struct Parser {
 enum State {
     Head,
     Body(Body),
+    /// Frames of a WebSocket.
+    Frames,
 }
 
 impl Default for Parser {
@@ -95,12 +101,14 @@ impl Parser {
                     return Ok(0..buffer.len());
                 };
                 emit(Item::Head { status: head.status });
-                self.state = State::Body(head.body);
+                self.state = if head.status == SWITCHING { State::Frames } else { State::Body(head.body) };
                 (head.len, 0)
             }
+            State::Frames => (0, kept),
         };
         let State::Body(body) = &mut self.state else {
-            unreachable!("a complete head was just read");
+            let taken = frames::take_frames(&buffer[start..], &mut emit)?;
+            return Ok(start + taken..buffer.len());
         };
         let mut blocks = start..start + kept;
         let mut at = blocks.end;

@@ -9,6 +9,7 @@
 mod choice;
 mod conn;
 mod crew;
+mod frames;
 mod lives;
 mod protocol;
 mod record;

@@ -124,7 +124,7 @@ impl Worker {
                 recorder.handle_item(index, &item);
             }
             match item {
-                Item::Head { status: 200 } => opened |= open_on == OpenOn::Head,
+                Item::Head { status: 200 | 101 } => opened |= open_on == OpenOn::Head,
                 Item::Head { status } => refused = Some(status),
                 Item::End => over = Some("the server ended the response"),
                 // What a stalled stream reads before it stalls does not count.
