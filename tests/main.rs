@@ -39,4 +39,5 @@ mod stopping;
 mod streams;
 mod version;
 mod websocket;
+mod websocket_clients;
 mod ws;

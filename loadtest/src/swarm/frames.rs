@@ -100,7 +100,9 @@ mod tests {
         let taken = take_frames(bytes, &mut |item| {
             seen.push(match item {
                 Item::Data(data) => text(Some(data)),
-                Item::Block(block) => format!("{} {} {}", text(block.id), text(Some(block.event)), text(Some(block.data))),
+                Item::Block(block) => {
+                    format!("{} {} {}", text(block.id), text(Some(block.event)), text(Some(block.data)))
+                }
                 Item::End => "end".to_owned(),
                 Item::Head { .. } => unreachable!(),
             });
@@ -142,7 +144,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_an_error() {
-        for text in ["", "hello", "{}", r#"{"topic":"t","data":"x"}"#, r#"{"topic":"t","id":null,"event":null,"data":7}"#]
+        for text in
+            ["", "hello", "{}", r#"{"topic":"t","data":"x"}"#, r#"{"topic":"t","id":null,"event":null,"data":7}"#]
         {
             assert!(seen(&frame_of(text)).is_err(), "{text}");
         }
