@@ -4,6 +4,7 @@
 //! [`Desk::hand_over`]; nothing else of a task outlives its request.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub struct Desk {
     pub reads: Reads,
     newcomers: RefCell<Vec<Newcomer>>,
     happened: RefCell<Vec<(ConnId, Happened)>>,
-    answers: RefCell<Vec<(ConnId, Box<[u8]>)>>,
+    answers: RefCell<VecDeque<(ConnId, Box<[u8]>)>>,
     /// Connections that hyper serves.
     tasks: Cell<usize>,
     /// Events published over HTTP, by [`OUTCOMES`].
@@ -204,13 +205,15 @@ impl Desk {
 
     /// Gives the turn the answer to an operation of a WebSocket's client.
     pub fn answer(&self, id: ConnId, answer: Box<[u8]>) {
-        self.answers.borrow_mut().push((id, answer));
+        self.answers.borrow_mut().push_back((id, answer));
         self.node.wake.notify_one();
     }
 
-    /// Takes the answers to operations.
-    pub fn take_answers(&self) -> Vec<(ConnId, Box<[u8]>)> {
-        std::mem::take(&mut self.answers.borrow_mut())
+    /// Takes the oldest answers to operations, so many at most.
+    pub fn take_answers(&self, count: usize) -> Vec<(ConnId, Box<[u8]>)> {
+        let mut answers = self.answers.borrow_mut();
+        let count = count.min(answers.len());
+        answers.drain(..count).collect()
     }
 
     /// Gives a connection to the turn.

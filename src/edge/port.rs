@@ -90,9 +90,10 @@ impl Ports {
     /// (RFC 6455, section 7.1.1). It keeps its place until then.
     fn say_goodbye(&self, socket: OwnedFd, address: Option<AddressKey>) {
         let desk = Rc::clone(&self.desk);
+        let task = desk.begin_task();
         let socket = TcpStream::from_std(socket.into());
         tokio::task::spawn_local(async move {
-            let _task = desk.begin_task();
+            let _task = task;
             if let Ok(mut socket) = socket {
                 let _ = tokio::time::timeout(LINGER, linger(&mut socket, Vec::new())).await;
             }
@@ -139,7 +140,8 @@ impl Sink for Ports {
                 let fd = socket.as_raw_fd();
                 self.talks.forget(fd);
                 let address = self.addresses.remove(&fd);
-                if reason != CloseReason::Gone {
+                // Whoever found no place does not keep one while it leaves.
+                if !matches!(reason, CloseReason::Gone | CloseReason::Limit) {
                     return self.say_goodbye(socket, address);
                 }
                 address

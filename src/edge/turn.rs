@@ -40,6 +40,8 @@ const TURNS_PER_YIELD: u64 = 8;
 /// From the first thing a shard does after it has given back memory until it does so again. 5 s.
 const GIVE_BACK_TICKS: u32 = 50;
 
+/// WebSockets that are heard in a turn, up to 16 KiB each.
+const HEARD_PER_TURN: usize = 64;
 /// Between two looks for messages that are not complete in time. 1 s.
 const OVERDUE_TICKS: u32 = 10;
 
@@ -67,6 +69,8 @@ pub struct Turn {
     give_back_memory: fn(),
     /// The tick after which it is called when the shard rests; none while nothing was done since.
     give_back_due: Option<u32>,
+    /// WebSockets that were heard in this turn.
+    heard: usize,
     /// The tick in which messages that are not complete are looked at next.
     overdue_due: u32,
     turns: u64,
@@ -127,6 +131,7 @@ impl Turn {
             clock,
             give_back_memory,
             give_back_due: None,
+            heard: 0,
             overdue_due: 0,
             turns: 0,
             drain_ticks,
@@ -281,6 +286,7 @@ impl Turn {
         }
         happened.extend(self.desk.take_happened());
         let any = !happened.is_empty();
+        self.heard = 0;
         for (id, what) in happened.drain(..) {
             self.handle(id, what);
         }
@@ -301,14 +307,14 @@ impl Turn {
         let is_heard = matches!(self.shard.port(id), Some(Port::WebSocket(_)));
         match what {
             Happened::Readable if is_heard => {
-                if self.talking().read(id) {
-                    // The others come first.
+                // The others come first, and streams before all of them.
+                if self.heard >= HEARD_PER_TURN || self.talking().read(id) {
                     self.desk.tell(id, Happened::Readable);
                 }
+                self.heard += 1;
             }
+            Happened::Gone if is_heard => self.talking().handle_gone(id),
             Happened::Gone => {
-                // What its client has said before it left counts.
-                while is_heard && self.talking().read(id) {}
                 self.shard.handle_gone(&mut self.ports, id, CloseReason::Gone);
             }
             Happened::Writable => self.shard.handle_writable(&mut self.ports, id),

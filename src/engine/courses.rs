@@ -53,6 +53,8 @@ struct Stage {
     wire: Wire,
     /// Reads that were asked for and not answered.
     reads: Vec<(u64, Read)>,
+    /// The incarnations of the history.
+    chain: Arc<Chain>,
 }
 
 fn at(ms: u64) -> Stamp {
@@ -69,10 +71,6 @@ fn event(name: &str, ms: u64, prev: u64, size: usize) -> Arc<Event> {
     Arc::new(Event { topic: topic(name), name: None, key: None, data, stored, received_us: 0 })
 }
 
-fn marker(ms: u64) -> Marker {
-    Marker { last: at(ms), chain: Arc::new(Chain::begin(Tag::NONE)) }
-}
-
 impl Stage {
     fn new() -> Stage {
         Stage::with(Limits::default())
@@ -82,7 +80,8 @@ impl Stage {
         let durable = Class { kind: Kind::Durable(Default::default()), ..Class::default() };
         limits.classes = Classes(vec![(Pattern::parse("d.*").expect("a pattern"), durable)]);
         let shard = Shard::new(limits, 0, 0);
-        let mut stage = Stage { shard, wire: Wire::default(), reads: Vec::new() };
+        let chain = Arc::new(Chain::begin(Tag::NONE));
+        let mut stage = Stage { shard, wire: Wire::default(), reads: Vec::new(), chain };
         stage.say(Inbound::Connected(1));
         stage
     }
@@ -143,7 +142,11 @@ impl Stage {
     }
 
     fn marker_for(&mut self, question: u64, ms: u64) {
-        self.say(Inbound::Marker(question, Arc::new(marker(ms))));
+        self.say(Inbound::Marker(question, Arc::new(self.place(ms))));
+    }
+
+    fn place(&self, ms: u64) -> Marker {
+        Marker { last: at(ms), chain: Arc::clone(&self.chain) }
     }
 
     /// What the shard wants, but for its reads: those are kept.
@@ -184,7 +187,7 @@ impl Stage {
                 Read::Tail { topics, upto, .. } => topics.iter().map(|topic| of(topic, Stamp::ZERO, *upto)).collect(),
                 Read::Start { .. } => panic!("nobody asks for it here"),
             };
-            self.shard.handle_answer(Answered { number, marker: marker(ms), answer: Answer::Pages(pages) });
+            self.shard.handle_answer(Answered { number, marker: self.place(ms), answer: Answer::Pages(pages) });
         }
         while self.shard.catch_up(&mut self.wire) {
             self.sweep();

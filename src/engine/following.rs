@@ -4,7 +4,7 @@
 //! on, which [`Shard::take_joined`] tells; in `seq` order with the others, so ids only grow. A stream that is blocked,
 //! replaying or waiting is not settled, and its client is not heard until it is.
 
-use crate::engine::conn::{Conn, ConnId, Flags, Many, Sub};
+use crate::engine::conn::{Conn, ConnId, Flags, Many, Place, Sub};
 use crate::engine::shard::Shard;
 use crate::event::EventId;
 use crate::frame::WireForm;
@@ -92,7 +92,9 @@ impl<P> Shard<P> {
         sub.joining = !is_ready;
         if is_durable {
             // Where it is replayed, nothing older is for it.
-            self.told.insert((id.slot, place.topic), watermark);
+            if is_ready {
+                self.told.insert((id.slot, place.topic), watermark);
+            }
             self.conns.at(id.slot).expect("the caller has it").flags.set(Flags::DURABLE);
         }
     }
@@ -120,10 +122,6 @@ impl<P> Shard<P> {
     fn unfollow(&mut self, id: ConnId, topic: u32) {
         let Some(many) = self.many.get_mut(&id.slot) else { return };
         let Some(sub) = many.remove(topic) else { return };
-        if sub.joining {
-            let topic = self.topics.at(topic).name.clone();
-            self.joined.push(Joined { id, topic, is_allowed: true });
-        }
         self.told.remove(&(id.slot, topic));
         self.leave(Sub { topic, at: sub.at });
         let slots = self.many[&id.slot].iter().map(|(topic, _)| topic).collect::<Vec<_>>();
@@ -133,6 +131,7 @@ impl<P> Shard<P> {
             flags.clear(Flags::DURABLE);
             // Of live topics it is handed everything by its cursor meanwhile.
             flags.clear(Flags::REPLAYING);
+            self.enqueue(id);
         }
     }
 
@@ -142,6 +141,16 @@ impl<P> Shard<P> {
         let Some(sub) = sub.filter(|sub| sub.joining) else { return false };
         sub.joining = false;
         let id = self.conns.key_at(slot).expect("members exist");
+        if self.topics.is_durable(topic) {
+            // What came before its marker is not for this stream, also where it is replayed from before that.
+            let watermark = self.partition.watermark();
+            self.told.insert((slot, topic), watermark);
+            let conn = self.conns.get(id).expect("members exist");
+            if !conn.is_settled() {
+                let here = Place::at(self.partition.position());
+                self.places.entry(slot).or_insert(here);
+            }
+        }
         let topic = self.topics.at(topic).name.clone();
         self.joined.push(Joined { id, topic, is_allowed: true });
         true

@@ -406,7 +406,7 @@ impl<P> Shard<P> {
         let owing = match self.many.get_mut(&id.slot) {
             None => topics.at(conn.sub.topic).past.is_none(),
             Some(many) => {
-                let live = many.iter_mut().filter(|(topic, _)| topics.at(*topic).past.is_none());
+                let live = many.iter_mut().filter(|(topic, sub)| !sub.joining && topics.at(*topic).past.is_none());
                 live.map(|(_, sub)| sub.owes.add(Owes::GAP)).count() > 0
             }
         };

@@ -235,6 +235,12 @@ impl Registry {
         newest
     }
 
+    /// True exactly when the topic in `slot` has a history.
+    #[must_use]
+    pub fn is_durable(&self, slot: u32) -> bool {
+        self.topics.get(self.key_at(slot)).is_some_and(|topic| topic.past.is_some())
+    }
+
     /// Removes a topic nobody follows.
     pub fn remove(&mut self, key: Key) {
         if let Some(topic) = self.topics.remove(key) {

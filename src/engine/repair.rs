@@ -313,6 +313,8 @@ impl<P> Shard<P> {
     fn fall_back<S: Sink<Port = P>>(&mut self, sink: &mut S, to: EventId, reason: ResetReason) {
         debug_assert!(self.dirty == 0, "everybody was offered what there was");
         let is_beyond = |held: Held| reason == ResetReason::Epoch || held.exact && held.upto > to.stamp;
+        // What comes now is numbered from there on, and for everybody.
+        self.told.values_mut().for_each(|at| *at = to.stamp.min(*at));
         let ready = self.ready_durable();
         let told: Vec<ConnId> = ready.iter().copied().filter(|&id| self.holds(id, is_beyond)).collect();
         self.seq += 1;
@@ -354,7 +356,7 @@ impl<P> Shard<P> {
         let mut holds = |topic: u32| topics.at(topic).past.as_ref().is_some_and(|past| wanted(past.held));
         match self.many.get(&id.slot) {
             None => holds(only),
-            Some(many) => many.iter().any(|(topic, _)| holds(topic)),
+            Some(many) => many.iter().any(|(topic, sub)| !sub.joining && holds(topic)),
         }
     }
 

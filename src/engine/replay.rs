@@ -23,7 +23,7 @@
 
 use std::rc::Rc;
 
-use crate::engine::conn::{ConnId, Flags, Place, Remainder};
+use crate::engine::conn::{ConnId, Flags, Many, Place, Remainder};
 use crate::engine::history::{Chain, Verdict};
 use crate::engine::pages::Cached;
 use crate::engine::policy::BATCH_BYTES_MAX;
@@ -103,6 +103,10 @@ impl<P> Shard<P> {
     pub(super) fn position(&mut self, id: ConnId) -> Option<EventId> {
         let conn = self.conns.get(id)?;
         if !conn.flags.has(Flags::DURABLE) || !conn.flags.has(Flags::OPENED) {
+            return None;
+        }
+        let has_joined = |many: &Many| many.iter().any(|(topic, sub)| !sub.joining && self.topics.is_durable(topic));
+        if !self.many.get(&id.slot).is_none_or(has_joined) {
             return None;
         }
         if let Some(place) = self.places.get(&id.slot) {

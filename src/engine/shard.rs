@@ -460,8 +460,12 @@ impl<P> Shard<P> {
 
     /// Ends the subscription of topics nobody has followed for a while.
     fn let_idle_topics_go(&mut self) {
-        while let Some(&(since, key)) = self.idle.front() {
-            if since + self.limits.linger_ticks > self.now {
+        // What is put back is looked at the next time.
+        for _ in 0..self.idle.len() {
+            let Some(&(since, key)) = self.idle.front() else { break };
+            // Who names topic after topic must not keep those of others out.
+            let is_crowded = self.topics.len() > self.limits.topics_max / 2;
+            if since + self.limits.linger_ticks > self.now && !is_crowded {
                 break;
             }
             self.idle.pop_front();

@@ -38,8 +38,12 @@ use crate::topic::Topic;
 pub const UNDER_WAY_MAX: usize = 128;
 /// Read at once; so much may be heard of a client beyond what stops it from being read.
 const SCRATCH_BYTES: usize = 16 << 10;
-/// Reads of one client in a turn.
-const READS_MAX: usize = 4;
+/// Answers given in a turn.
+const ANSWERS_PER_TURN: usize = 1_024;
+/// What an operation under way occupies beside its data: a task, the publish, the event.
+const OPERATION_BYTES: usize = 2 << 10;
+/// What operations that wait may occupy: those of one read.
+const DEFERRED_BYTES: usize = 4 * SCRATCH_BYTES;
 
 /// The talks of one shard, by descriptor.
 #[derive(Debug, Default)]
@@ -60,10 +64,19 @@ struct Talk {
     since: Option<u32>,
     /// Operations whose answers are to come.
     under_way: usize,
-    /// Subscriptions to be confirmed: of each the topics that are not yet.
-    joining: Vec<(Ref, Vec<Topic>)>,
+    /// Subscriptions to be confirmed.
+    joining: Vec<Joining>,
     /// Operations that wait until the stream is settled, and those that came after them.
     deferred: VecDeque<Request>,
+}
+
+/// A subscription to be confirmed.
+#[derive(Debug)]
+struct Joining {
+    reference: Ref,
+    /// Of these the source has said nothing yet.
+    topics: Vec<Topic>,
+    _share: Share,
 }
 
 impl Talks {
@@ -82,10 +95,12 @@ impl Talks {
         self.busy.is_empty()
     }
 
-    /// Clients whose message is not complete, and began before that tick.
+    /// Clients whose message is not complete, and began before that tick. Who is not read from cannot complete it.
     fn overdue(&self, begun: u32) -> Vec<ConnId> {
-        let late = self.busy.values().filter(|talk| talk.since.is_some_and(|since| since < begun));
-        late.map(|talk| talk.id).collect()
+        let late = self.busy.iter().filter(|(fd, talk)| {
+            !self.unheard.contains(fd) && talk.may_be_read() && talk.since.is_some_and(|since| since < begun)
+        });
+        late.map(|(_, talk)| talk.id).collect()
     }
 }
 
@@ -107,6 +122,15 @@ impl Talk {
         self.session.is_idle() && self.under_way == 0 && self.deferred.is_empty()
     }
 
+    /// Nothing more is waited for of these topics. Gives the subscriptions that wait for nothing any more.
+    fn confirm(&mut self, topics: &[Topic]) -> Vec<Ref> {
+        for joining in &mut self.joining {
+            joining.topics.retain(|topic| !topics.contains(topic));
+        }
+        let done = self.joining.extract_if(.., |joining| joining.topics.is_empty());
+        done.map(|joining| joining.reference).collect()
+    }
+
     fn may_be_read(&self) -> bool {
         self.deferred.is_empty() && self.under_way < UNDER_WAY_MAX
     }
@@ -125,26 +149,31 @@ pub struct Talking<'a> {
 }
 
 impl Talking<'_> {
-    /// Reads what a client has sent. True exactly when there may be more that can be read at once.
+    /// Reads what a client has sent. True exactly when there may be more that can be read at once: more data, or the
+    /// connection's end.
     pub fn read(&mut self, id: ConnId) -> bool {
+        let Some(fd) = self.fd(id) else { return false };
+        if !self.shard.may_hear(id) || !self.ports.talks.busy.get(&fd).is_none_or(Talk::may_be_read) {
+            self.ports.talks.unheard.insert(fd);
+            return false;
+        }
         let mut scratch = [0; SCRATCH_BYTES];
-        for _ in 0..READS_MAX {
-            let Some(fd) = self.fd(id) else { return false };
-            if !self.shard.may_hear(id) || !self.ports.talks.busy.get(&fd).is_none_or(Talk::may_be_read) {
-                self.ports.talks.unheard.insert(fd);
-                return false;
-            }
-            let Some(port) = self.shard.port(id) else { return false };
-            match self.ports.read(port, &mut scratch) {
-                Ok(0) => return false,
-                Ok(count) => self.hear(id, &mut scratch[..count]),
-                Err(reason) => {
-                    self.shard.handle_gone(self.ports, id, reason);
-                    return false;
-                }
-            }
+        let Some(port) = self.shard.port(id) else { return false };
+        match self.ports.read(port, &mut scratch) {
+            Ok(0) => return false,
+            Ok(count) => self.hear(id, &mut scratch[..count]),
+            Err(reason) => self.shard.handle_gone(self.ports, id, reason),
         }
         true
+    }
+
+    /// A client has left, or its side of the connection has ended. What it has said before counts: what is not read now
+    /// is read when its operations are answered, and its end with it.
+    pub fn handle_gone(&mut self, id: ConnId) {
+        while self.read(id) {}
+        if !self.shard.may_hear(id) {
+            self.shard.handle_gone(self.ports, id, CloseReason::Gone);
+        }
     }
 
     /// Takes bytes of a client, unmasking them in place.
@@ -159,6 +188,7 @@ impl Talking<'_> {
             match heard {
                 None => break,
                 Some(Heard::Message(text)) => {
+                    talk.since = None;
                     let request = self.request(id, &text);
                     drop(text);
                     replies.extend(talk.session.take_pong().into_iter().flatten());
@@ -197,14 +227,10 @@ impl Talking<'_> {
 
     /// Charges what a session holds, and notes since when.
     fn charge(&mut self, talk: &mut Talk) -> bool {
-        let held = talk.session.held();
-        if talk.session.is_idle() {
-            (talk.share, talk.since) = (None, None);
-            return true;
-        }
-        talk.since.get_or_insert(self.now);
+        let deferred = if talk.deferred.is_empty() { 0 } else { DEFERRED_BYTES };
+        talk.since = (!talk.session.is_idle()).then(|| talk.since.unwrap_or(self.now));
         talk.share = None;
-        talk.share = self.desk.load.share(held);
+        talk.share = self.desk.load.share(talk.session.held() + deferred);
         talk.share.is_some()
     }
 
@@ -233,7 +259,7 @@ impl Talking<'_> {
 
     /// Begins an operation, or puts it behind those that wait.
     fn take_request(&mut self, talk: &mut Talk, request: Request, replies: &mut Vec<u8>) {
-        if !talk.deferred.is_empty() || !self.is_ready_for(talk.id, &request.operation) {
+        if !talk.may_be_read() || !self.is_ready_for(talk.id, &request.operation) {
             talk.deferred.push_back(request);
             return;
         }
@@ -253,6 +279,10 @@ impl Talking<'_> {
             Operation::Subscribe(topics) => self.subscribe(talk, reference, &topics, replies),
             Operation::Unsubscribe(topics) => {
                 self.shard.follow_no_more(talk.id, &topics);
+                let waited = talk.confirm(&topics);
+                talk.under_way -= waited.len();
+                let position = self.shard.position_of(talk.id);
+                replies.extend(waited.iter().flat_map(|reference| operation::done(reference, position)));
                 replies.extend_from_slice(&operation::done(&reference, self.shard.position_of(talk.id)));
             }
             Operation::Ack { .. } => {
@@ -271,7 +301,7 @@ impl Talking<'_> {
     }
 
     fn publish(&mut self, talk: &mut Talk, reference: Ref, event: Event, replies: &mut Vec<u8>) {
-        let Some(share) = self.desk.load.publishing(event.data.len()) else {
+        let Some(share) = self.desk.load.publishing(OPERATION_BYTES + event.data.len()) else {
             let refused = Refused::of(reference, "not stored: there is no room for it now; try again");
             return replies.extend_from_slice(&refused.answer());
         };
@@ -287,13 +317,17 @@ impl Talking<'_> {
 
     fn subscribe(&mut self, talk: &mut Talk, reference: Ref, topics: &[Topic], replies: &mut Vec<u8>) {
         let topics_max = self.desk.node.topics_per_stream_max;
+        let Some(share) = self.desk.load.share(OPERATION_BYTES + size_of_val(topics)) else {
+            let refused = Refused::of(reference, "there is no room for it now; try again");
+            return replies.extend_from_slice(&refused.answer());
+        };
         match self.shard.follow_more(talk.id, topics, topics_max) {
             Ok(joining) if joining.is_empty() => {
                 replies.extend_from_slice(&operation::done(&reference, self.shard.position_of(talk.id)));
             }
-            Ok(joining) => {
+            Ok(topics) => {
                 talk.under_way += 1;
-                talk.joining.push((reference, joining));
+                talk.joining.push(Joining { reference, topics, _share: share });
             }
             Err(NotFollowed::TooMany) => {
                 let error = format!("`topics`: a connection follows at most {topics_max} topics");
@@ -314,9 +348,13 @@ impl Talking<'_> {
             any = true;
             self.note_joined(id, &topic, is_allowed);
         }
-        for (id, answer) in self.desk.take_answers() {
-            any = true;
-            self.say(id, 1, &answer);
+        let mut answers = self.desk.take_answers(ANSWERS_PER_TURN);
+        any |= !answers.is_empty();
+        // Those of one client go in one write.
+        answers.sort_by_key(|(id, _)| id.pack());
+        for of_one in answers.chunk_by(|(one, _), (other, _)| one == other) {
+            let all: Vec<u8> = of_one.iter().flat_map(|(_, answer)| answer.iter().copied()).collect();
+            self.say(of_one[0].0, of_one.len(), &all);
         }
         for id in self.shard.take_settled() {
             any |= self.resume(id);
@@ -327,59 +365,48 @@ impl Talking<'_> {
     /// A topic of a subscription is confirmed, or refused.
     fn note_joined(&mut self, id: ConnId, topic: &Topic, is_allowed: bool) {
         let Some(talk) = self.fd(id).and_then(|fd| self.ports.talks.busy.get_mut(&fd)) else { return };
-        let mut done = Vec::new();
-        talk.joining.retain_mut(|(reference, topics)| {
-            let before = topics.len();
-            topics.retain(|waiting| waiting != topic);
-            let is_over = topics.is_empty() || topics.len() < before && !is_allowed;
-            if is_over {
-                done.push(std::mem::take(reference));
-            }
-            !is_over
-        });
-        let position = self.shard.position_of(id);
-        let answers: Vec<_> = done
-            .iter()
-            .map(|reference| match is_allowed {
-                true => operation::done(reference, position),
-                false => Refused::of(reference.clone(), "`topics`: the source refuses one of them").answer(),
-            })
-            .collect();
+        let answers: Vec<Box<[u8]>> = if is_allowed {
+            let position = self.shard.position_of(id);
+            talk.confirm(std::slice::from_ref(topic))
+                .iter()
+                .map(|reference| operation::done(reference, position))
+                .collect()
+        } else {
+            let error = format!("`topics`: the source refuses `{}`", topic.as_str());
+            let refused = talk.joining.extract_if(.., |joining| joining.topics.contains(topic));
+            refused.map(|joining| Refused::of(joining.reference, error.as_str()).answer()).collect()
+        };
         self.say(id, answers.len(), &answers.concat());
     }
 
-    /// Says the answers of so many operations.
+    /// Says the answers of so many operations, and goes on with those that waited for them.
     fn say(&mut self, id: ConnId, answers: usize, bytes: &[u8]) {
-        let Some(fd) = self.fd(id) else { return };
-        let Some(mut talk) = self.ports.talks.busy.remove(&fd) else { return };
+        let Some(talk) = self.fd(id).and_then(|fd| self.ports.talks.busy.get_mut(&fd)) else { return };
         talk.under_way -= answers;
-        self.keep(fd, talk);
         if !bytes.is_empty() {
             self.shard.reply(self.ports, id, bytes);
         }
-        self.look_again(id, fd);
+        self.resume(id);
     }
 
-    /// A stream is settled: what waited for that is done. True exactly when there was anything.
+    /// What waited until the stream was settled, or for others to be answered, is done. True exactly when there was
+    /// anything.
     fn resume(&mut self, id: ConnId) -> bool {
         let Some(fd) = self.fd(id) else { return false };
         let Some(mut talk) = self.ports.talks.busy.remove(&fd) else { return self.look_again(id, fd) };
         let mut replies = Vec::new();
-        while let Some(request) = talk.deferred.pop_front() {
-            if !self.is_ready_for(id, &request.operation) {
-                talk.deferred.push_front(request);
-                break;
-            }
-            let behind = std::mem::take(&mut talk.deferred);
-            self.take_request(&mut talk, request, &mut replies);
-            talk.deferred = behind;
+        let waiting = std::mem::take(&mut talk.deferred);
+        let any = !waiting.is_empty();
+        waiting.into_iter().for_each(|request| self.take_request(&mut talk, request, &mut replies));
+        if any {
+            // There was room for more.
+            self.charge(&mut talk);
         }
         self.keep(fd, talk);
         if !replies.is_empty() {
             self.shard.reply(self.ports, id, &replies);
         }
-        self.look_again(id, fd);
-        true
+        self.look_again(id, fd) || any
     }
 
     /// What a client has sent while it was not read from is read now, or waits for the next time. True exactly when
@@ -387,6 +414,10 @@ impl Talking<'_> {
     fn look_again(&mut self, id: ConnId, fd: RawFd) -> bool {
         let any = self.ports.talks.unheard.remove(&fd);
         if any {
+            // From now on it can complete its message again.
+            if let Some(since) = self.ports.talks.busy.get_mut(&fd).and_then(|talk| talk.since.as_mut()) {
+                *since = self.now;
+            }
             self.desk.tell(id, Happened::Readable);
         }
         any

@@ -1,9 +1,12 @@
 //! Streams whose topics change while they are open, and those that cannot be told of a loss.
 
-use super::{Stage, event, topic};
+use std::sync::Arc;
+
+use super::{Stage, at, event, topic};
 use crate::engine::following::{Joined, NotFollowed};
+use crate::engine::history::{Chain, Fence};
 use crate::engine::{CloseReason, ConnId, Inbound, Position};
-use crate::event::EventId;
+use crate::event::{Event, EventId, Stored, Tag};
 use crate::frame::WireForm;
 
 impl Stage {
@@ -47,18 +50,105 @@ fn of_a_topic_that_is_added_nothing_older_comes_also_where_it_is_replayed() {
     let mut stored = vec![event("d.b", 5, 0, 10), event("d.a", 11, 0, 10), event("d.b", 12, 5, 10)];
     stored.extend((13..1_200).map(|ms| event("d.a", ms, if ms == 13 { 11 } else { ms - 1 }, 10)));
     for event in &stored[1..] {
-        stage.say(Inbound::Event(std::sync::Arc::clone(event)));
+        stage.say(Inbound::Event(Arc::clone(event)));
     }
     assert!(!stage.shard.is_settled(id), "it is blocked");
+    let got = read_on(&mut stage, reader, id, &stored, 1_199);
+    let expected: Vec<String> = (11..1_200).map(|ms| format!("message {ms}")).collect();
+    assert_eq!(got, expected, "all there is of both, and no reset for what came before");
+}
+
+/// A reader that is handed all of `stored` from its place on, once it takes anything again.
+fn read_on(stage: &mut Stage, reader: usize, id: ConnId, stored: &[Arc<Event>], upto: u64) -> Vec<String> {
     stage.wire.0[reader].room = usize::MAX;
     stage.shard.handle_writable(&mut stage.wire, id);
     stage.sweep();
     while !stage.shard.is_settled(id) {
-        stage.answer(&stored, 1_199);
+        stage.answer(stored, upto);
     }
-    let got = stage.got(reader);
+    stage.got(reader)
+}
+
+#[test]
+fn what_came_before_a_topic_was_confirmed_is_not_for_a_stream_that_was_blocked_then() {
+    let mut stage = Stage::new();
+    let (reader, id) = stage.join(&["d.a"], Position::Now);
+    stage.settle(&["d.a"], 4);
+    stage.got(reader);
+    stage.follow(id, &["d.b"]);
+    stage.wire.0[reader].room = 0;
+    stage.event("d.a", 5, 0);
+    assert!(!stage.shard.is_settled(id), "it is blocked");
+    stage.settle(&["d.b"], 10);
+    assert_eq!(stage.joined(id), [("d.b".to_owned(), true)]);
+    // Of d.b 7 is retained, and 6 before it is gone: both came before it was confirmed.
+    let mut stored = vec![event("d.a", 5, 0, 10), event("d.b", 7, 6, 10), event("d.b", 11, 7, 10)];
+    stored.extend((12..1_200).map(|ms| event("d.a", ms, if ms == 12 { 5 } else { ms - 1 }, 10)));
+    for event in &stored[2..] {
+        stage.say(Inbound::Event(Arc::clone(event)));
+    }
+    let got = read_on(&mut stage, reader, id, &stored, 1_199);
+    let expected: Vec<String> = [5].into_iter().chain(11..1_200).map(|ms| format!("message {ms}")).collect();
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn a_history_that_falls_back_takes_the_place_at_which_a_topic_was_added_with_it() {
+    let mut stage = Stage::new();
+    let (reader, id) = stage.join(&["d.a"], Position::Now);
+    stage.settle(&["d.a"], 100);
+    stage.event("d.a", 101, 0);
+    stage.follow(id, &["d.b"]);
+    stage.settle(&["d.b"], 102);
+    stage.event("d.b", 103, 0);
+    assert_eq!(stage.got(reader), ["fanwheel.open 100", "message 101", "message 103"]);
+    // It goes on from 90, under another tag.
+    let tag = Tag::parse("next").expect("a tag");
+    let fence = Fence { tag: Tag::NONE, last: at(90), lossy: false };
+    stage.chain = Arc::new(Chain { tag, fences: vec![fence] });
+    assert!(stage.shard.ingest_gap());
+    stage.wishes();
+    stage.marker(90);
+    stage.answer(&[], 90);
+    assert_eq!(stage.got(reader), ["fanwheel.reset diverged 90-0-next"]);
+    let of = |name, ms, prev| {
+        let mut event = Arc::into_inner(event(name, ms, prev, 10)).expect("nobody else has it");
+        event.stored = event.stored.map(|stored| Stored { id: EventId { tag, ..stored.id }, ..stored });
+        Arc::new(event)
+    };
+    stage.wire.0[reader].room = 0;
+    let mut stored = vec![of("d.a", 91, 0), of("d.b", 92, 0), of("d.b", 93, 92)];
+    stored.extend((94..1_200).map(|ms| of("d.a", ms, if ms == 94 { 91 } else { ms - 1 })));
+    for event in &stored {
+        stage.say(Inbound::Event(Arc::clone(event)));
+    }
+    let got = read_on(&mut stage, reader, id, &stored, 1_199);
+    let expected: Vec<String> = (91..1_200).map(|ms| format!("message {ms}-0-next")).collect();
+    assert_eq!(got, expected, "of d.b, too, what is numbered below the place at which it was added");
+}
+
+#[test]
+fn a_stream_whose_only_durable_topic_is_not_confirmed_stands_nowhere() {
+    let mut stage = Stage::new();
+    let (reader, id) = stage.join(&["l.a"], Position::Now);
+    stage.say(Inbound::Subscribed(topic("l.a")));
+    stage.got(reader);
+    stage.follow(id, &["d.b"]);
+    assert_eq!(stage.shard.position_of(id), None);
+    // It is blocked while the topic is confirmed, and for longer than its log reaches.
+    stage.wire.0[reader].room = 0;
+    stage.live_event("l.a");
+    stage.settle(&["d.b"], 10);
+    assert_eq!(stage.shard.position_of(id).map(|at| at.stamp), Some(at(10)));
+    let stored: Vec<_> = (11..1_200).map(|ms| event("d.b", ms, if ms == 11 { 0 } else { ms - 1 }, 10)).collect();
+    for event in &stored {
+        stage.say(Inbound::Event(Arc::clone(event)));
+    }
+    let got = read_on(&mut stage, reader, id, &stored, 1_199);
+    assert_eq!(got.iter().filter(|block| *block == "message").count(), 1);
+    let durable: Vec<&String> = got.iter().filter(|block| *block != "message").collect();
     let expected: Vec<String> = (11..1_200).map(|ms| format!("message {ms}")).collect();
-    assert_eq!(got, expected, "all there is of both, and no reset for what came before");
+    assert_eq!(durable, expected.iter().collect::<Vec<_>>());
 }
 
 #[test]
@@ -105,7 +195,7 @@ fn of_a_topic_that_is_left_nothing_comes_not_even_what_was_on_its_way() {
     stage.settle(&["d.b"], 4);
     stage.got(reader);
     let live = |stage: &mut Stage| {
-        let event = crate::event::Event {
+        let event = Event {
             topic: topic("l.a"),
             name: None,
             key: None,
@@ -113,7 +203,7 @@ fn of_a_topic_that_is_left_nothing_comes_not_even_what_was_on_its_way() {
             stored: None,
             received_us: 0,
         };
-        stage.shard.ingest(&mut stage.wire, Inbound::Event(std::sync::Arc::new(event)))
+        stage.shard.ingest(&mut stage.wire, Inbound::Event(Arc::new(event)))
     };
     assert!(matches!(live(&mut stage), crate::engine::Ingested::Done));
     stage.leave_topics(id, &["l.a"]);
@@ -160,7 +250,7 @@ fn who_has_no_place_for_a_loss_is_closed_at_one() {
         stage.say(Inbound::Connected(2));
         stage.say(Inbound::Subscribed(topic("l.a")));
     };
-    let after = |ms: u64| Position::After(EventId { stamp: super::at(ms), tag: crate::event::Tag::NONE });
+    let after = |ms: u64| Position::After(EventId { stamp: at(ms), tag: Tag::NONE });
     // What lies between 4 and 15 is gone.
     // The tail does not reach back; then its page is read.
     let trimmed = |stage: &mut Stage| (0..2).for_each(|_| stage.answer(&[event("d.b", 16, 15, 10)], 20));
