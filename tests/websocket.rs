@@ -120,10 +120,12 @@ fn bad_operations_are_answered_and_change_nothing() {
 fn without_the_subprotocol_there_is_nothing_to_say_and_no_place_for_a_loss() {
     let mut node = Node::on_redis();
     let mut socket = WebSocket::begin(node.server.public, "topic=a", None);
+    // It is not told that it is open.
+    node.server.wait_metric("fanwheel_streams_opened_total", 1.0);
     socket.send(&frame::text("{}"));
     assert_eq!(socket.expect_close().0, 1008);
     let mut socket = WebSocket::begin(node.server.public, "topic=a", None);
-    node.redis().wait_subscribers("fanwheel:a", 1);
+    node.server.wait_metric("fanwheel_streams_opened_total", 2.0);
     node.redis_mut().kill();
     node.redis_mut().resume();
     assert_eq!(socket.expect_close(), (4000, "lost".into()));
