@@ -165,6 +165,10 @@ impl Reader {
         let untold = passed.iter().rev().find(untold).map(|fence| fence.0);
         let untold = untold.ok_or_else(|| format!("diverged at {at} to {id}, and nothing was lost"))?;
         self.conn().told.insert(untold);
+        // It names all durable topics, so what had left them before this place is told with it; a cut may come before that
+        // is told by itself.
+        let debts = std::mem::take(&mut self.debts);
+        self.conn().excused.extend(debts);
         self.tally.crossings += 1;
         Ok(())
     }
